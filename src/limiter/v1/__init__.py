@@ -1,0 +1,1 @@
+"""Generated stubs of the API, proto/limiter/v1: made by scripts/generate_stubs.py."""
