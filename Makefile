@@ -1,0 +1,112 @@
+# `make` or `make help` lists what there is. VENV is the environment's folder, PYTHON the interpreter
+# that it is made with.
+
+VENV ?= .venv
+PYTHON ?= python3
+WORKERS ?= logical
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+bin := $(VENV)/bin
+export VENV PYTHON
+
+installs := pyproject.toml scripts/setup.sh $(wildcard requirements/*.txt)
+cython_sources := $(wildcard src/limiter/*.pyx src/limiter/*.pxd) src/limiter/bounds.py setup.py
+python_sources := setup.py src scripts tests $(wildcard examples benchmarks)
+cython_lint_sources := $(wildcard src/limiter/*.pyx src/limiter/*.pxd)
+pytest = $(bin)/python -m pytest
+
+built_run := $(VENV)/.built-run
+built_dev := $(VENV)/.built-dev
+
+##@ Use
+
+.PHONY: help
+help: ## lists the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(built_run) ## starts a server and plays a real message trace through it
+	$(bin)/python examples/collegemsg/replay.py
+
+##@ Check
+
+.PHONY: test
+test: lint pytest ## sets up, lints and passes every test
+
+.PHONY: pytest
+pytest: $(built_dev) ## the tests alone; PYTEST_ARGS="tests/unit -k window" selects some
+	$(pytest) -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(built_dev) ## ruff, mypy, cython-lint and buf
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/cython-lint $(cython_lint_sources)
+	$(bin)/buf lint
+	$(bin)/buf format --diff --exit-code
+
+.PHONY: torture
+torture: $(built_dev) ## many more random examples and 100 crashes; takes long
+	HYPOTHESIS_PROFILE=torture $(pytest) --timeout 3600 -n $(WORKERS) tests/model
+	$(MAKE) crash
+
+.PHONY: crash
+crash: export LIMITER_CRASH_ROUNDS ?= 100
+crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under load
+	$(pytest) --timeout 3600 tests/crash
+
+.PHONY: bench
+bench: $(built_dev) ## the benchmarks, on this machine and this commit
+	cd benchmarks && ../$(bin)/asv run --python=same --show-stderr $(BENCH_ARGS)
+
+##@ Change
+
+.PHONY: setup
+setup: $(built_dev) ## makes the environment for development
+
+.PHONY: build
+build: $(built_dev) ## compiles the extension modules
+
+.PHONY: format
+format: $(built_dev) ## brings Python and proto files into form
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+	$(bin)/buf format --write
+
+.PHONY: stubs
+stubs: $(built_dev) ## generates the stubs of proto/
+	$(bin)/python scripts/generate_stubs.py
+
+.PHONY: lock
+lock: ## pins the newest versions of what is installed
+	scripts/lock.sh $(bin)/uv
+
+.PHONY: clean
+clean: ## removes what was built and cached, but not the environment
+	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f src/limiter/*.c src/limiter/*.cpp src/limiter/*.html src/limiter/*.so
+	rm -f $(VENV)/.built-* $(VENV)/.installed-*
+	find src scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The modules lie in the source tree: another environment's `make clean` may have removed them.
+missing := $(if $(wildcard src/limiter/*.so),,modules-missing)
+.PHONY: modules-missing
+modules-missing:
+
+$(built_run): $(installs) $(cython_sources) $(missing)
+	scripts/setup.sh run
+	$(bin)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+$(built_dev): $(installs) $(cython_sources) $(missing)
+	scripts/setup.sh dev
+	$(bin)/python setup.py --quiet build_ext --inplace
+	touch $@

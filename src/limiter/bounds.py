@@ -1,0 +1,221 @@
+"""Every ceiling of the service, in one place.
+
+Nothing flows in; the other modules, extension modules too, read these at import and refuse what goes
+beyond them before any work is done. What always holds is asserted at the end: a ceiling that breaks a
+relation to another one cannot be imported.
+
+Names end in their unit where the bare number would leave it open: `_BYTES` of UTF-8, `_MS`
+milliseconds. `_MAX` is the largest value allowed, `_MIN` the smallest.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+# Units, to write the rest with.
+SECOND_MS: Final = 1000
+MINUTE_MS: Final = 60 * SECOND_MS
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+
+# --- Requests -------------------------------------------------------------------------------------
+
+# One message in either direction, which is gRPC's own default.
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# Recipients of one CheckBatch or CommitBatch: they are decided at one instant, in one go.
+BATCH_RECIPIENTS_MAX: Final = 10_000
+
+# Limits that one request may carry with it.
+INLINE_LIMITS_MAX: Final = 16
+
+# Messages of one attempt.
+MESSAGE_COUNT_MAX: Final = 1_000_000
+
+# An account id: it is part of resource names and of commit ids, so its characters are few.
+ACCOUNT_BYTES_MAX: Final = 128
+ACCOUNT_PATTERN: Final = re.compile(r"[A-Za-z0-9._~@+-]{1,128}")
+
+# Every other label of an attempt (contact, address, channel, …) and each value of a condition.
+LABEL_BYTES_MAX: Final = 256
+
+# A request_id. Kept in memory for the whole retention, which is why it is short.
+REQUEST_ID_BYTES_MAX: Final = 64
+
+# A recipient's own reference in a batch.
+REFERENCE_BYTES_MAX: Final = 256
+
+# Reservations are for the moments between a decision and a send, not for planning.
+HOLD_DURATION_MS_MAX: Final = HOUR_MS
+
+# --- Time -----------------------------------------------------------------------------------------
+
+# Instants are milliseconds since 1970-01-01T00:00:00Z, in 1970 to 2100.
+INSTANT_MS_MIN: Final = 0
+INSTANT_MS_MAX: Final = int(datetime(2101, 1, 1, tzinfo=UTC).timestamp()) * SECOND_MS - 1
+
+# How far ahead a retry_time is looked for.
+RETRY_HORIZON_MS: Final = 400 * DAY_MS
+
+# A window, rolling or of the calendar. The longest two months in a row last 62 days.
+WINDOW_MS_MIN: Final = 1
+WINDOW_MS_MAX: Final = 62 * DAY_MS
+
+# Units of a calendar window: what fits into the longest window. A month may have 31 days, a week and
+# a day may be an hour longer than usual.
+CALENDAR_HOURS_MAX: Final = 1_488
+CALENDAR_DAYS_MAX: Final = 62
+CALENDAR_WEEKS_MAX: Final = 8
+CALENDAR_MONTHS_MAX: Final = 2
+
+# The same by the number of the unit in the API.
+CALENDAR_COUNT_MAX: Final = {
+    1: CALENDAR_HOURS_MAX,
+    2: CALENDAR_DAYS_MAX,
+    3: CALENDAR_WEEKS_MAX,
+    4: CALENDAR_MONTHS_MAX,
+}
+
+# The name of an IANA time zone.
+TIME_ZONE_BYTES_MAX: Final = 64
+
+# --- Policies -------------------------------------------------------------------------------------
+
+# Dimensions of an attempt, and so the most that a counter can be keyed by.
+DIMENSION_COUNT: Final = 9
+PER_DIMENSIONS_MAX: Final = 9
+
+# The maximum of a cap.
+CAP_MAX_COUNT_MAX: Final = 10**12
+
+# Limits of one policy, conditions of one match, values of one condition: every decision reads them
+# all.
+POLICY_LIMITS_MAX: Final = 32
+MATCH_CONDITIONS_MAX: Final = 16
+CONDITION_VALUES_MAX: Final = 64
+
+# A name for people.
+DISPLAY_NAME_BYTES_MAX: Final = 256
+
+# Ids of policies, assignments and limits: the last part of a resource name.
+RESOURCE_ID_BYTES_MAX: Final = 63
+RESOURCE_ID_PATTERN: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+# A whole resource name: `accounts/{account}/assignments/{assignment}` and the room between.
+RESOURCE_NAME_BYTES_MAX: Final = 256
+
+# What a client sends back to say which version it means: an etag or a page token.
+ETAG_BYTES_MAX: Final = 64
+PAGE_TOKEN_BYTES_MAX: Final = 512
+
+# Policies and assignments of the whole service.
+POLICIES_MAX: Final = 10_000
+ASSIGNMENTS_MAX: Final = 100_000
+
+# One page of a list, and one for who names no size.
+PAGE_SIZE_MAX: Final = 1_000
+PAGE_SIZE_DEFAULT: Final = 100
+
+# Kinds of counter of one account: every commit counts in all of them. Inline ones are part of the
+# whole.
+KINDS_MAX: Final = 64
+INLINE_KINDS_MAX: Final = 16
+
+# --- Counters -------------------------------------------------------------------------------------
+
+# A message counter keeps this many of its newest instants as they are and sums older ones in buckets
+# of its window divided by the same number. Caps up to it are exact to the millisecond.
+EXACT_INSTANTS: Final = 1_440
+
+# A distinct counter lists up to this many members; beyond that a bitset and a ring of time buckets
+# are cheaper, and the window is divided into this many of those.
+DISTINCT_SPARSE_MAX: Final = 256
+DISTINCT_BUCKETS: Final = 256
+
+# Names of low cardinality (resources, campaigns, agents, …) that the journal gives a number to. The
+# number is a 24-bit field of an event.
+NAMES_MAX: Final = 16_000_000
+
+# --- Journal and request ids ----------------------------------------------------------------------
+
+# Events that wait for the group in front of them to reach the disk. What arrives beyond that is
+# refused before any work is done.
+PENDING_JOURNAL_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# For how long, and how many, request ids of allowed commits are remembered.
+REQUEST_ID_RETENTION_MS: Final = DAY_MS
+REQUEST_IDS_MAX: Final = 20_000_000
+
+# --- Connections ----------------------------------------------------------------------------------
+
+# Calls under way at once, streams among them.
+CONCURRENT_CALLS_MAX: Final = 10_000
+CONCURRENT_STREAMS_MAX: Final = 1_000
+
+# How long a server that was told to stop waits for the calls under way.
+DRAIN_MS_MAX: Final = 10 * SECOND_MS
+
+
+def _check(relation: bool, meaning: str) -> None:
+    """Raises AssertionError with `meaning` unless the relation holds; not an assert statement, so
+    that it holds under `python -O` too."""
+    if not relation:
+        raise AssertionError(f"limiter.bounds: {meaning}")
+
+
+_check(
+    BATCH_RECIPIENTS_MAX * 128 <= MESSAGE_BYTES_MAX,
+    "a full batch of recipients with ids of ordinary size fits into one message",
+)
+_check(
+    POLICY_LIMITS_MAX * MATCH_CONDITIONS_MAX * CONDITION_VALUES_MAX <= 2**15,
+    "one policy's conditions can be tested within a decision",
+)
+_check(INLINE_LIMITS_MAX <= INLINE_KINDS_MAX, "the inline limits of one request fit by themselves")
+_check(INLINE_KINDS_MAX < KINDS_MAX, "inline limits leave room for assigned ones")
+_check(POLICY_LIMITS_MAX <= KINDS_MAX, "a full policy can be assigned")
+_check(
+    MESSAGE_COUNT_MAX < CAP_MAX_COUNT_MAX and CAP_MAX_COUNT_MAX * 2 < 2**63,
+    "the sum of a maximum and an attempt is a 64-bit number",
+)
+_check(
+    WINDOW_MS_MAX * EXACT_INSTANTS < 2**63 and EXACT_INSTANTS <= 2**16,
+    "bucket arithmetic stays within 64 bits",
+)
+_check(WINDOW_MS_MIN <= WINDOW_MS_MAX < RETRY_HORIZON_MS, "every window passes within the horizon")
+_check(
+    HOLD_DURATION_MS_MAX < REQUEST_ID_RETENTION_MS,
+    "the request_id of a hold is known until the hold has lapsed",
+)
+_check(
+    INSTANT_MS_MAX + RETRY_HORIZON_MS + WINDOW_MS_MAX < 253_402_300_800_000,
+    "no computed instant leaves the range of a Timestamp",
+)
+_check(
+    CALENDAR_HOURS_MAX * HOUR_MS <= WINDOW_MS_MAX
+    and CALENDAR_DAYS_MAX * DAY_MS <= WINDOW_MS_MAX
+    and (CALENDAR_WEEKS_MAX * 7) * DAY_MS + HOUR_MS <= WINDOW_MS_MAX
+    and CALENDAR_MONTHS_MAX * 31 * DAY_MS <= WINDOW_MS_MAX,
+    "calendar windows, without changes of offset, are no longer than rolling ones",
+)
+_check(PER_DIMENSIONS_MAX <= DIMENSION_COUNT, "no dimension occurs twice in per")
+_check(
+    len("accounts//assignments/") + ACCOUNT_BYTES_MAX + RESOURCE_ID_BYTES_MAX
+    <= RESOURCE_NAME_BYTES_MAX,
+    "the longest resource name fits",
+)
+_check(ACCOUNT_PATTERN.fullmatch("a" * ACCOUNT_BYTES_MAX) is not None, "account ids agree")
+_check(ACCOUNT_PATTERN.fullmatch("a" * (ACCOUNT_BYTES_MAX + 1)) is None, "account ids agree")
+_check(RESOURCE_ID_PATTERN.fullmatch("a" * RESOURCE_ID_BYTES_MAX) is not None, "ids agree")
+_check(RESOURCE_ID_PATTERN.fullmatch("a" * (RESOURCE_ID_BYTES_MAX + 1)) is None, "ids agree")
+_check(PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX, "the page size for who names none is allowed")
+_check(0 < DISTINCT_BUCKETS <= 2**15 and DISTINCT_SPARSE_MAX >= 16, "distinct counters have a form")
+_check(NAMES_MAX < 2**24, "the number of a name fits into its field")
+_check(
+    BATCH_RECIPIENTS_MAX * 256 <= PENDING_JOURNAL_BYTES_MAX,
+    "the events of one full batch of ordinary size can wait as one group",
+)
+_check(REQUEST_IDS_MAX < 2**32, "a table of request ids can be indexed by 32 bits")
+_check(CONCURRENT_STREAMS_MAX <= CONCURRENT_CALLS_MAX, "streams are calls")

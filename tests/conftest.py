@@ -1,0 +1,41 @@
+"""What all tests share: hypothesis profiles and one printed seed for everything random.
+
+HYPOTHESIS_PROFILE chooses a profile: `dev` (default), `ci` or `torture`. A run prints its seed;
+`--hypothesis-seed=N` repeats it, for tests that use the `rng` fixture too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_COMMON = {"print_blob": True, "deadline": None}
+settings.register_profile("dev", max_examples=100, **_COMMON)
+settings.register_profile("ci", max_examples=200, **_COMMON)
+settings.register_profile(
+    "torture", max_examples=5_000, suppress_health_check=[HealthCheck.too_slow], **_COMMON
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draws the seed of this run unless one is given; worker processes get the same one."""
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The seed, so that a failure can be repeated."""
+    return f"seed: repeat this run with --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers from the seed of the run and the name of the test."""
+    name = zlib.crc32(request.node.nodeid.encode())
+    return random.Random(f"{request.config.option.hypothesis_seed}:{name}")
