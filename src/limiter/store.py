@@ -1,0 +1,421 @@
+"""What is on disk: the data folder, its lock and key, and the journal in LMDB.
+
+The only module that knows LMDB. What flows in: framed groups with their sequence. What flows out:
+the same bytes in the same order, or a fault that says what is wrong with the folder.
+
+    limiter-data/            0700
+        lock                 held (flock) for the life of the process, names the holder
+        digest-key           0600, 32 random bytes: keys the digests of contacts and addresses
+        journal/             the LMDB environment of the journal
+
+What always holds:
+
+- One process at most has the folder open. The lock falls with the process, however it ends.
+- The digest key is on disk, whole and synced, before anything is derived from it; it is never
+  replaced. Key and journal belong together: a journal that holds anything is refused without its
+  key, and a key without its journal too (an empty one would silently forget every count).
+- A group's key is its sequence as eight big-endian bytes, so that a put always goes to the end; the
+  one-byte key of the meta record sorts before all of them. A put and the check that it follows the
+  tail are one transaction, which is synced when it returns: NOSYNC, NOMETASYNC, WRITEMAP are off.
+- Read transactions are short: each reads a slice and ends, so that no old page is held for long.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from limiter import errors
+from limiter.journal import FIRST_SEQUENCE, SequenceConflict
+
+__all__ = ["DIGEST_KEY_BYTES", "DataFolder", "LmdbJournal"]
+
+_log: Final = logging.getLogger(__name__)
+
+DIGEST_KEY_BYTES: Final = 32
+
+# Address space, not disk: the file is sparse and grows as it is written. Never resized.
+_MAP_BYTES: Final = 1 << 40
+
+# One read transaction takes this much at most (and at least one group).
+_READ_SLICE_BYTES: Final = 8 * 1024 * 1024
+
+# Room that a quota keeps for LMDB's own pages beside a group: a path through the tree, free pages.
+_QUOTA_MARGIN_BYTES: Final = 1024 * 1024
+
+# The meta record: magic, format version, shard, oldest kept sequence, checksum of the rest.
+_META_KEY: Final = b"\x00"
+_META: Final = struct.Struct("<8sIIQI")
+_META_MAGIC: Final = b"LIMITERJ"
+_META_VERSION: Final = 1
+
+
+class DataFolder:
+    """The data folder, created if need be and locked until `close`.
+
+    `path` is the folder; `holder` is what the lock tells others beside the process id. Raises
+    FailedPrecondition when the folder cannot be used, or is in use: then it names the holder.
+    """
+
+    def __init__(self, path: Path, holder: str = "starting") -> None:
+        self.path = path
+        try:
+            if not path.exists():
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_folder(path.parent)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise errors.FailedPrecondition(
+                "DATA_FOLDER_UNUSABLE", f"the data folder {path} cannot be used: {error}"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held_by = os.pread(self._lock, 4096, 0).decode("utf-8", "replace").strip()
+            os.close(self._lock)
+            raise errors.FailedPrecondition(
+                "DATA_FOLDER_IN_USE",
+                f"the data folder {path} is in use by another server "
+                f"({held_by or 'which has not said who it is'})",
+            ) from error
+        self.set_holder(holder)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal's LMDB environment lives."""
+        return self.path / "journal"
+
+    def set_holder(self, holder: str) -> None:
+        """Writes who holds the folder into the lock file, for whoever is refused."""
+        text = f"process {os.getpid()}, {holder}\n".encode()
+        os.pwrite(self._lock, text, 0)
+        os.ftruncate(self._lock, len(text))
+
+    def open(self, *, shard: int = 0, quota_bytes: int = _MAP_BYTES) -> tuple[LmdbJournal, bytes]:
+        """The folder's journal and its key for digests, both made if the folder is new.
+
+        Raises DataLoss when one of them is damaged, or is missing although the other is not, and
+        what LmdbJournal raises.
+        """
+        key = self._read_digest_key()
+        journal = LmdbJournal(
+            self.journal_path, shard=shard, quota_bytes=quota_bytes, must_exist=key is not None
+        )
+        try:
+            if key is None:
+                if journal.tail(shard) != 0:
+                    raise errors.DataLoss(
+                        "DIGEST_KEY_MISSING",
+                        f"{self._key_path} is missing: restore it from a backup, the journal "
+                        "beside it cannot be read without it",
+                    )
+                key = self._create_digest_key()
+        except BaseException:
+            journal.close()
+            raise
+        return journal, key
+
+    @property
+    def _key_path(self) -> Path:
+        return self.path / "digest-key"
+
+    def _read_digest_key(self) -> bytes | None:
+        path = self._key_path
+        if not path.exists():
+            return None
+        key = path.read_bytes()
+        if len(key) != DIGEST_KEY_BYTES:
+            raise errors.DataLoss(
+                "DIGEST_KEY_DAMAGED",
+                f"{path} has {len(key)} bytes instead of {DIGEST_KEY_BYTES}: restore it from a "
+                "backup, the journal cannot be read without it",
+            )
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            _log.warning("%s can be read by others than its owner: chmod 600 it", path)
+        return key
+
+    def _create_digest_key(self) -> bytes:
+        path = self._key_path
+        key = secrets.token_bytes(DIGEST_KEY_BYTES)
+        draft = path.with_name("digest-key.new")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, key)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        draft.rename(path)
+        _sync_folder(self.path)
+        return key
+
+    def close(self) -> None:
+        """Lets go of the folder. Idempotent."""
+        if self._lock >= 0:
+            # The file stays: removing it would let two processes lock two files of that name.
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = -1
+
+
+class LmdbJournal:
+    """The journal of one shard in an LMDB environment: one put for each group.
+
+    Satisfies `limiter.journal.Journal`. One thread appends; any thread may read. `quota_bytes`
+    bounds the file: an append that would take it further is refused with Unavailable before
+    anything is written. With `must_exist` none is made. Raises FailedPrecondition when the folder
+    holds something else or a newer format, DataLoss when it is damaged, or missing but must exist.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        shard: int = 0,
+        quota_bytes: int = _MAP_BYTES,
+        must_exist: bool = False,
+    ) -> None:
+        self._path = path
+        self._shard = shard
+        self._quota_bytes = min(quota_bytes, _MAP_BYTES)
+        self._must_exist = must_exist
+        data = path / "data.mdb"
+        if must_exist and (not data.exists() or data.stat().st_size == 0):
+            raise self._missing()
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            self._env = lmdb.open(
+                str(path), map_size=_MAP_BYTES, mode=0o600, max_dbs=0, max_spare_txns=2
+            )
+        except (OSError, lmdb.Error) as error:
+            raise self._fault(error, "cannot be opened") from error
+        try:
+            self._page_bytes = self._env.stat()["psize"]
+            self._fill_file()
+            self._head = self._read_meta()
+            # The folder's entries for what was created just now.
+            _sync_folder(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            self._env.close()
+            raise
+
+    @property
+    def used_bytes(self) -> int:
+        """How much of the map is in use, as of the last transaction."""
+        return (self._env.info()["last_pgno"] + 1) * self._page_bytes
+
+    @property
+    def quota_bytes(self) -> int:
+        """How much of the map may be in use."""
+        return self._quota_bytes
+
+    def append(self, shard: int, expected_sequence: int, record: bytes) -> None:
+        """Makes `record` the group `expected_sequence` and returns once it is durable."""
+        self._check_shard(shard)
+        if self.used_bytes + len(record) + _QUOTA_MARGIN_BYTES > self._quota_bytes:
+            raise errors.Unavailable(
+                "JOURNAL_UNAVAILABLE",
+                f"the journal {self._path} has reached its quota of {self._quota_bytes} bytes",
+            )
+        try:
+            with self._env.begin(write=True) as transaction:
+                tail = _tail(transaction)
+                if tail is None:
+                    tail = self._head - 1
+                if tail != expected_sequence - 1:
+                    raise SequenceConflict(shard, expected_sequence, tail)
+                if not transaction.put(_key(expected_sequence), record, append=True):
+                    raise SequenceConflict(shard, expected_sequence, tail)
+        except (OSError, lmdb.Error) as error:
+            raise errors.Unavailable(
+                "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be written: {error}"
+            ) from error
+
+    def head(self, shard: int) -> int:
+        """The sequence of the oldest group kept; the one after the tail when none is."""
+        self._check_shard(shard)
+        return self._head
+
+    def tail(self, shard: int) -> int:
+        """The sequence of the newest group; 0 before the first one."""
+        self._check_shard(shard)
+        try:
+            with self._env.begin() as transaction:
+                tail = _tail(transaction)
+        except lmdb.Error as error:
+            raise self._fault(error, "cannot be read") from error
+        return self._head - 1 if tail is None else tail
+
+    def read(self, shard: int, first: int, last: int) -> list[tuple[int, bytes]]:
+        """The (sequence, record) pairs kept from `first` to `last`, both inclusive, in order."""
+        self._check_shard(shard)
+        return self._read_slice(first, last, None)
+
+    def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
+        """Yields the (sequence, record) pairs from `first` to the tail in order, slice by slice."""
+        self._check_shard(shard)
+        last = self.tail(shard)
+        while first <= last and (records := self._read_slice(first, last, _READ_SLICE_BYTES)):
+            yield from records
+            first = records[-1][0] + 1
+
+    def trim(self, shard: int, before: int) -> None:
+        """Drops all groups older than `before`, which may be at most one beyond the tail."""
+        self._check_shard(shard)
+        if before > self.tail(shard) + 1:
+            raise ValueError(f"groups up to {before} were never written")
+        if before <= self._head:
+            return
+        try:
+            with self._env.begin(write=True) as transaction:
+                cursor = transaction.cursor()
+                # The first key after the meta record is the oldest group.
+                while cursor.set_range(_key(self._head)) and cursor.key() < _key(before):
+                    cursor.delete()
+                transaction.put(_META_KEY, _pack_meta(self._shard, before))
+        except lmdb.Error as error:
+            raise errors.Unavailable(
+                "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be trimmed: {error}"
+            ) from error
+        self._head = before
+
+    def close(self) -> None:
+        """Closes the environment. Idempotent. Nothing may be reading or appending."""
+        self._env.close()
+
+    def _read_slice(self, first: int, last: int, byte_limit: int | None) -> list[tuple[int, bytes]]:
+        records: list[tuple[int, bytes]] = []
+        byte_count = 0
+        try:
+            with self._env.begin() as transaction:
+                cursor = transaction.cursor()
+                if not cursor.set_range(_key(max(first, FIRST_SEQUENCE))):
+                    return records
+                for key, record in cursor.iternext():
+                    sequence = int.from_bytes(key, "big")
+                    if len(key) != _KEY_BYTES or sequence > last:
+                        break
+                    records.append((sequence, record))
+                    byte_count += len(record)
+                    if byte_limit is not None and byte_count >= byte_limit:
+                        break
+        except lmdb.Error as error:
+            after = records[-1][0] if records else first - 1
+            raise self._fault(error, f"cannot be read after group {after}") from error
+        return records
+
+    def _fill_file(self) -> None:
+        """Makes the file as long as its own record says it is.
+
+        A file that was cut short (a copy that was interrupted) would otherwise end the process
+        with a bus error at the first read beyond its end; this way the hole reads as zeros, which
+        the checks of LMDB and of the groups find.
+        """
+        path = self._path / "data.mdb"
+        missing_bytes = self.used_bytes - path.stat().st_size
+        if missing_bytes > 0:
+            _log.error("%s is %d bytes shorter than it says: it was cut off", path, missing_bytes)
+            os.truncate(path, self.used_bytes)
+
+    def _read_meta(self) -> int:
+        """Checks the meta record, writing it if the environment is new; returns the head."""
+        try:
+            with self._env.begin() as transaction:
+                meta = transaction.get(_META_KEY)
+                is_new = meta is None and not transaction.cursor().first()
+            if is_new:
+                if self._must_exist:
+                    raise self._missing()
+                with self._env.begin(write=True) as transaction:
+                    transaction.put(_META_KEY, _pack_meta(self._shard, FIRST_SEQUENCE))
+                return FIRST_SEQUENCE
+        except lmdb.Error as error:
+            raise self._fault(error, "cannot be read") from error
+        # The magic and the version are the only parts that every version agrees about.
+        if meta is None or len(meta) < 12 or meta[:8] != _META_MAGIC:
+            if self._must_exist:
+                raise self._damaged_meta()
+            raise errors.FailedPrecondition(
+                "JOURNAL_FORMAT", f"{self._path} is an LMDB environment, but not limiter's journal"
+            )
+        version = int.from_bytes(meta[8:12], "little")
+        if version != _META_VERSION:
+            raise errors.FailedPrecondition(
+                "JOURNAL_FORMAT",
+                f"the journal {self._path} has format version {version}, this version of limiter "
+                f"reads format version {_META_VERSION}: use the version that wrote it",
+            )
+        if len(meta) != _META.size or zlib.crc32(meta[:-4]) != int.from_bytes(meta[-4:], "little"):
+            raise self._damaged_meta()
+        _, _, shard, head, _ = _META.unpack(meta)
+        if shard != self._shard:
+            raise errors.FailedPrecondition(
+                "JOURNAL_SHARD",
+                f"the journal {self._path} belongs to shard {shard}, not to {self._shard}",
+            )
+        return int(head)
+
+    def _damaged_meta(self) -> errors.DataLoss:
+        return errors.DataLoss(
+            "JOURNAL_DAMAGED", f"the meta record of the journal {self._path} is damaged"
+        )
+
+    def _missing(self) -> errors.DataLoss:
+        return errors.DataLoss(
+            "JOURNAL_MISSING",
+            f"the journal {self._path} is missing or empty, although its digest-key is there: "
+            "restore it from a backup (or remove digest-key to begin anew, without any counts)",
+        )
+
+    def _check_shard(self, shard: int) -> None:
+        if shard != self._shard:
+            raise ValueError(f"this journal holds shard {self._shard}, not {shard}")
+
+    def _fault(self, error: Exception, what: str) -> errors.LimiterError:
+        """What LMDB or the file system says, as one of ours."""
+        message = f"the journal {self._path} {what}: {error}"
+        if isinstance(error, OSError | lmdb.LockError | lmdb.ReadonlyError | lmdb.DiskError):
+            return errors.FailedPrecondition("DATA_FOLDER_UNUSABLE", message)
+        if isinstance(error, lmdb.VersionMismatchError):
+            return errors.FailedPrecondition("JOURNAL_FORMAT", message)
+        return errors.DataLoss("JOURNAL_DAMAGED", message)
+
+
+_KEY_BYTES: Final = 8
+
+
+def _key(sequence: int) -> bytes:
+    return sequence.to_bytes(_KEY_BYTES, "big")
+
+
+def _tail(transaction: lmdb.Transaction[bytes]) -> int | None:
+    """The sequence of the last group, None when there is none."""
+    cursor = transaction.cursor()
+    if not cursor.last() or cursor.key() == _META_KEY:
+        return None
+    return int.from_bytes(cursor.key(), "big")
+
+
+def _pack_meta(shard: int, head: int) -> bytes:
+    meta = _META.pack(_META_MAGIC, _META_VERSION, shard, head, 0)[:-4]
+    return meta + zlib.crc32(meta).to_bytes(4, "little")
+
+
+def _sync_folder(path: Path) -> None:
+    """Makes the entries of a folder durable: files created or renamed in it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
