@@ -1,0 +1,86 @@
+"""One connection to a server, for the length of one command."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from limiter.cli.errors import Locate, explain
+from limiter.cli.options import ClientOptions
+from limiter.v1 import (
+    decision_service_pb2_grpc,
+    policy_pb2,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
+)
+
+PAGE_SIZE = 1_000
+
+
+class Connection:
+    """The stubs of the two services, and the time that is left for the command."""
+
+    def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
+        self.decisions = decision_service_pb2_grpc.DecisionServiceStub(channel)
+        self.policies = policy_service_pb2_grpc.PolicyServiceStub(channel)
+        self._timeout_s = timeout_s
+        self._deadline_s = time.monotonic() + timeout_s
+
+    def remaining_s(self) -> float:
+        """Seconds until the command's deadline, at least a millisecond."""
+        return max(0.001, self._deadline_s - time.monotonic())
+
+    def restart_deadline(self) -> None:
+        """Starts the deadline again: somebody was asked a question and took time to answer."""
+        self._deadline_s = time.monotonic() + self._timeout_s
+
+    def list_policies(self, parents: list[str]) -> policy_service_pb2.ListPoliciesResponse:
+        """All pages of the policies of these parents, as one response."""
+        found: list[policy_pb2.Policy] = []
+        for parent in parents:
+            token = ""
+            while True:
+                page = self.policies.ListPolicies(
+                    policy_service_pb2.ListPoliciesRequest(
+                        parent=parent, page_size=PAGE_SIZE, page_token=token
+                    ),
+                    timeout=self.remaining_s(),
+                )
+                found += page.policies
+                token = page.next_page_token
+                if not token:
+                    break
+        return policy_service_pb2.ListPoliciesResponse(policies=found)
+
+    def list_assignments(self, parents: list[str]) -> policy_service_pb2.ListAssignmentsResponse:
+        """All pages of the assignments of these parents, as one response."""
+        found: list[policy_pb2.Assignment] = []
+        for parent in parents:
+            token = ""
+            while True:
+                page = self.policies.ListAssignments(
+                    policy_service_pb2.ListAssignmentsRequest(
+                        parent=parent, page_size=PAGE_SIZE, page_token=token
+                    ),
+                    timeout=self.remaining_s(),
+                )
+                found += page.assignments
+                token = page.next_page_token
+                if not token:
+                    break
+        return policy_service_pb2.ListAssignmentsResponse(assignments=found)
+
+
+@contextmanager
+def connect(options: ClientOptions, locate: Locate | None = None) -> Iterator[Connection]:
+    """A connection as `options` say. A failed call leaves it as CommandError; `locate` finds the
+    place of a field in the user's file."""
+    # A proxy of the environment is for the web, not for the service next door.
+    with grpc.insecure_channel(options.address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            yield Connection(channel, options.timeout_s)
+        except grpc.RpcError as error:
+            raise explain(error, options.address, locate) from error

@@ -1,0 +1,122 @@
+"""Limits, scopes and reasons in words."""
+
+from __future__ import annotations
+
+from limiter.cli.durations import in_words
+from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
+
+_MEASURES = {
+    policy_pb2.MEASURE_MESSAGES: "messages",
+    policy_pb2.MEASURE_CONTACTS: "contacts",
+    policy_pb2.MEASURE_ADDRESSES: "addresses",
+}
+_UNITS = {
+    policy_pb2.CALENDAR_UNIT_HOUR: "hour",
+    policy_pb2.CALENDAR_UNIT_DAY: "day",
+    policy_pb2.CALENDAR_UNIT_WEEK: "week",
+    policy_pb2.CALENDAR_UNIT_MONTH: "month",
+}
+_ENFORCEMENTS = {
+    policy_pb2.ENFORCEMENT_ENFORCED: "enforced",
+    policy_pb2.ENFORCEMENT_GOAL: "goal",
+    policy_pb2.ENFORCEMENT_SHADOW: "shadow",
+}
+_REASONS = {
+    decision_pb2.REASON_WITHIN_LIMITS: "within all limits",
+    decision_pb2.REASON_NO_POLICY: "no policy is assigned, so nothing limits it",
+    decision_pb2.REASON_NOT_EVALUATED: "not evaluated: the attempt lacks a field",
+    decision_pb2.REASON_MESSAGE_COUNT_OVER_MAX: "the attempt is larger than the cap itself",
+    decision_pb2.REASON_OPTED_OUT: "the contact has opted out",
+    decision_pb2.REASON_CONTACT_CAP: "the cap on contacts is full",
+    decision_pb2.REASON_ADDRESS_CAP: "the cap on addresses is full",
+    decision_pb2.REASON_MESSAGE_CAP: "the cap on messages is full",
+    decision_pb2.REASON_BATCH_REJECTED: "another recipient of the batch was denied",
+    decision_pb2.REASON_POLICY_REQUIRED: "no policy is assigned, and the server requires one",
+}
+_COUNTED = {
+    decision_pb2.REASON_CONTACT_CAP: "contacts",
+    decision_pb2.REASON_ADDRESS_CAP: "addresses",
+    decision_pb2.REASON_MESSAGE_CAP: "messages",
+}
+
+
+def measure_in_words(measure: policy_pb2.Measure.ValueType) -> str:
+    """What a cap counts: "messages", "contacts" or "addresses"."""
+    return _MEASURES.get(measure, f"measure {measure}")
+
+
+def enforcement_in_words(enforcement: policy_pb2.Enforcement.ValueType) -> str:
+    """The word for it: "enforced", "goal" or "shadow"."""
+    return _ENFORCEMENTS.get(enforcement, f"enforcement {enforcement}")
+
+
+def reason_in_words(reason: decision_pb2.Reason.ValueType) -> str:
+    """Why a decision is what it is."""
+    return _REASONS.get(reason, f"reason {reason}")
+
+
+def counted_in_words(reason: decision_pb2.Reason.ValueType) -> str:
+    """What the counter behind a denial counts; "used" where the reason does not say."""
+    return _COUNTED.get(reason, "messages, contacts or addresses")
+
+
+def dimension_in_words(dimension: attempt_pb2.Dimension.ValueType) -> str:
+    """`DIMENSION_CONTACT` as "contact"."""
+    try:
+        name = attempt_pb2.Dimension.Name(dimension)
+    except ValueError:
+        return f"dimension {dimension}"
+    return name.removeprefix("DIMENSION_").lower()
+
+
+def window_in_words(window: policy_pb2.Window) -> str:
+    """A window: "any 24 h", "the day in Europe/Berlin" or "the last 7 days in UTC"."""
+    if window.HasField("rolling"):
+        return f"any {in_words(window.rolling.ToMilliseconds())}"
+    calendar = window.calendar
+    zone = calendar.time_zone or "UTC"
+    unit = _UNITS.get(calendar.unit, f"unit {calendar.unit}")
+    if calendar.count > 1:
+        return f"the last {calendar.count} {unit}s in {zone}"
+    return f"the {unit} in {zone}"
+
+
+def limit_in_words(limit: policy_pb2.Limit) -> str:
+    """One limit in one line: "at most 200 contacts in any 24 h (enforced)"."""
+    words = _rule_in_words(limit)
+    notes = [enforcement_in_words(limit.enforcement)]
+    if limit.HasField("applies_to") and limit.applies_to.conditions:
+        notes.append(f"for {_match_in_words(limit.applies_to)}")
+    if limit.HasField("counts"):
+        counted = _match_in_words(limit.counts) if limit.counts.conditions else "everything"
+        notes.append(f"counting {counted}")
+    return f"{words} ({', '.join(notes)})"
+
+
+def scope_in_words(assignment: policy_pb2.Assignment) -> str:
+    """What an assignment covers: "everything", "account a", "campaign c of account a"."""
+    scope = assignment.scope
+    if not scope.account:
+        return "everything"
+    if scope.campaign:
+        return f"campaign {scope.campaign} of account {scope.account}"
+    if scope.resource:
+        return f"resource {scope.resource} of account {scope.account}"
+    return f"account {scope.account}"
+
+
+def _rule_in_words(limit: policy_pb2.Limit) -> str:
+    if not limit.HasField("cap"):
+        return f"a rule of kind {limit.WhichOneof('rule') or 'unknown'}"
+    cap = limit.cap
+    per = " and ".join(dimension_in_words(each) for each in cap.per)
+    counted = f"{cap.max_count:,} {measure_in_words(cap.measure)}"
+    return f"at most {counted}{f' per {per}' if per else ''} in {window_in_words(cap.window)}"
+
+
+def _match_in_words(match: policy_pb2.Match) -> str:
+    return " and ".join(
+        f"{dimension_in_words(each.dimension)} {'not ' if each.negate else ''}"
+        f"{' or '.join(each.values)}"
+        for each in match.conditions
+    )

@@ -1,0 +1,117 @@
+"""Faults as a person sees them: what is wrong, where, and the way out. Never a traceback.
+
+In: an exception of a call or of this package. Out: a `CommandError` that holds the lines to print
+and the exit code. `explain` is the only place that reads `google.rpc.Status` details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from limiter.cli.durations import in_words
+from limiter.cli.exit_codes import ExitCode
+
+EXIT_CODES: dict[grpc.StatusCode, ExitCode] = {
+    grpc.StatusCode.INVALID_ARGUMENT: ExitCode.INVALID,
+    grpc.StatusCode.OUT_OF_RANGE: ExitCode.INVALID,
+    grpc.StatusCode.NOT_FOUND: ExitCode.NOT_FOUND,
+    grpc.StatusCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
+    grpc.StatusCode.ALREADY_EXISTS: ExitCode.CONFLICT,
+    grpc.StatusCode.ABORTED: ExitCode.CONFLICT,
+    grpc.StatusCode.FAILED_PRECONDITION: ExitCode.CONFLICT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ExitCode.EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ExitCode.DEADLINE,
+}
+"""The exit code of each status. What is not named is a FAILURE."""
+
+_WAYS_OUT: dict[grpc.StatusCode, str] = {
+    grpc.StatusCode.ABORTED: "It has changed in between: look at it again, then repeat.",
+    grpc.StatusCode.DEADLINE_EXCEEDED: (
+        "The server may still have done it. Repeat a commit with the same --request-id; "
+        "allow more time with --timeout."
+    ),
+    grpc.StatusCode.UNIMPLEMENTED: "The server does not serve this: is it an older version?",
+}
+
+Locate = Callable[[str], str]
+"""From a field's path in the request to where it stands in the user's file ("" if unknown)."""
+
+
+class CommandError(Exception):
+    """A command that cannot do its work. `lines` say why; the process ends with `exit_code`."""
+
+    def __init__(self, exit_code: ExitCode, *lines: str) -> None:
+        super().__init__(lines[0])
+        self.exit_code = exit_code
+        self.lines = lines
+
+
+def explain(error: grpc.RpcError, address: str, locate: Locate | None = None) -> CommandError:
+    """The failure of a call to the server at `address`, in words.
+
+    `locate`, where given, adds the place in the user's file to each field.
+    """
+    call = cast(object, error)
+    if not isinstance(call, grpc.Call):
+        return CommandError(ExitCode.FAILURE, f"the call failed: {error}")
+    code = call.code()
+    exit_code = EXIT_CODES.get(code, ExitCode.FAILURE)
+    status = _status(call)
+    if code is grpc.StatusCode.UNAVAILABLE and status is None:
+        return CommandError(
+            exit_code,
+            f"no server answers at {address}",
+            "Start one with `limiter serve`, or name another with --address or LIMITER_ADDRESS.",
+            f"({call.details() or 'no details'})",
+        )
+    lines = [f"{_words(code.name)}: {call.details() or 'no details'}"]
+    if status is not None:
+        lines += _detail_lines(status, locate)
+    if code in _WAYS_OUT:
+        lines.append(_WAYS_OUT[code])
+    return CommandError(exit_code, *lines)
+
+
+def _status(error: grpc.Call) -> status_pb2.Status | None:
+    """The details that travel beside the status, or None if there are none or they do not fit."""
+    try:
+        return rpc_status.from_call(error)
+    except ValueError:
+        return None
+
+
+def _detail_lines(status: status_pb2.Status, locate: Locate | None) -> list[str]:
+    """One line for each thing that the details say."""
+    lines: list[str] = []
+    info = error_details_pb2.ErrorInfo()
+    bad = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    resource = error_details_pb2.ResourceInfo()
+    quota = error_details_pb2.QuotaFailure()
+    reason = ""
+    for detail in status.details:
+        if detail.Unpack(bad):
+            for violation in bad.field_violations:
+                place = locate(violation.field) if locate is not None else ""
+                where = f"{violation.field} ({place})" if place else violation.field
+                lines.append(f"  {where}: {violation.description}")
+        elif detail.Unpack(resource):
+            lines.append(f"  {resource.resource_type} {resource.resource_name}".rstrip())
+        elif detail.Unpack(quota):
+            lines += [f"  {each.subject}: {each.description}" for each in quota.violations]
+        elif detail.Unpack(retry):
+            lines.append(f"  try again in {in_words(retry.retry_delay.ToMilliseconds())}")
+        elif detail.Unpack(info):
+            pairs = "".join(f", {key} {value}" for key, value in sorted(info.metadata.items()))
+            reason = f"  reason {info.reason}{pairs}"
+    return [*lines, reason] if reason else lines
+
+
+def _words(name: str) -> str:
+    """`INVALID_ARGUMENT` as "invalid argument"."""
+    return name.replace("_", " ").lower()

@@ -1,0 +1,180 @@
+"""Decisions, usage, policies and assignments as a person reads them.
+
+In: messages of the API. Out: rich renderables. What comes from a user or a server is put into Text
+objects, never into markup, so that no name can change what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf import timestamp_pb2
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from limiter.cli.describe import (
+    counted_in_words,
+    enforcement_in_words,
+    limit_in_words,
+    reason_in_words,
+    scope_in_words,
+)
+from limiter.cli.durations import at_local, in_words, retry_in_words
+from limiter.v1 import decision_pb2, decision_service_pb2, policy_pb2
+
+_LABEL_WIDTH = 10
+
+
+def commit(response: decision_service_pb2.CommitResponse) -> RenderableType:
+    """A commit: its decision, and where it stands in the account's order."""
+    note = "counted before, not again" if response.replayed else "counted"
+    extra = []
+    if response.commit_id:
+        words = f"{response.commit_id}, number {response.account_sequence} of the account, {note}"
+        extra.append(_line("commit", words))
+    return decision(response.decision, extra)
+
+
+def decision(answer: decision_pb2.Decision, extra: Sequence[Text] = ()) -> RenderableType:
+    """A decision: the outcome and why, when to try again, and every limit's status."""
+    parts: list[RenderableType] = []
+    if answer.outcome == decision_pb2.OUTCOME_ALLOWED:
+        parts.append(_headline("ALLOWED", "bold green", answer))
+        parts += extra
+        parts += [_warning(each, answer) for each in answer.limit_statuses if _is_last(each)]
+    else:
+        parts.append(_headline("DENIED", "bold red", answer))
+        parts += _denial_lines(answer)
+    if answer.limit_statuses:
+        parts.append(statuses(answer.limit_statuses, answer.decide_time))
+    return Group(*parts)
+
+
+def statuses(
+    found: Sequence[decision_pb2.LimitStatus], now: timestamp_pb2.Timestamp | None = None
+) -> RenderableType:
+    """Where limits stand, one row each. `now`, where known, adds how long until a count falls."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("limit", "policy"):
+        table.add_column(name, overflow="fold")
+    for name in ("used", "max", "left"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    table.add_column("count falls", overflow="fold")
+    for each in found:
+        table.add_row(
+            Text(each.limit_id),
+            Text(each.policy or "(inline)"),
+            f"{each.used_count:,}",
+            f"{each.max_count:,}",
+            f"{each.remaining_count:,}",
+            _state(each),
+            Text(_reset_in_words(each, now)),
+        )
+    return table
+
+
+def policies(found: Sequence[policy_pb2.Policy]) -> RenderableType:
+    """Policies, each limit on a line of its own."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("policy", overflow="fold")
+    table.add_column("name", overflow="fold")
+    table.add_column("limits", overflow="fold")
+    for each in found:
+        lines = [f"{limit.limit_id}: {limit_in_words(limit)}" for limit in each.limits]
+        limits = "\n".join(lines) or "none: unlimited"
+        table.add_row(Text(each.name), Text(each.display_name), Text(limits))
+    return table
+
+
+def assignments(found: Sequence[policy_pb2.Assignment]) -> RenderableType:
+    """Assignments, one row each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("assignment", "covers", "policy", "mandatory"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        mandatory = "mandatory" if each.mandatory else ""
+        table.add_row(Text(each.name), Text(scope_in_words(each)), Text(each.policy), mandatory)
+    return table
+
+
+def limit_name(status: decision_pb2.LimitStatus) -> str:
+    """A limit by its id and its policy: "people-a-day of policies/hard-limit"."""
+    return (
+        f"{status.limit_id} of {status.policy}" if status.policy else f"{status.limit_id}, inline"
+    )
+
+
+def _denial_lines(answer: decision_pb2.Decision) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    if answer.HasField("binding_limit"):
+        binding = answer.binding_limit
+        lines.append(_line("limit", limit_name(binding)))
+        counted = counted_in_words(binding.reason)
+        words = f"{binding.used_count:,} of {binding.max_count:,} {counted} used"
+        lines.append(_line("count", f"{words}, {binding.remaining_count:,} left"))
+    if answer.HasField("retry_time"):
+        retry_ms, decide_ms = _ms(answer.retry_time), _ms(answer.decide_time)
+        lines.append(_line("way out", retry_in_words(retry_ms, decide_ms), "yellow"))
+    else:
+        words = "no waiting helps: these limits never let this attempt pass"
+        if answer.reason in (decision_pb2.REASON_POLICY_REQUIRED, decision_pb2.REASON_OPTED_OUT):
+            words = "no waiting helps"
+        lines.append(_line("way out", words, "yellow"))
+    return lines
+
+
+def _warning(status: decision_pb2.LimitStatus, answer: decision_pb2.Decision) -> Text:
+    words = f"with this one {limit_name(status)} is full: {status.used_count:,} of "
+    words += f"{status.max_count:,}"
+    if status.HasField("reset_time"):
+        reset_ms = _ms(status.reset_time)
+        words += f"; its count falls in {in_words(reset_ms - _ms(answer.decide_time))}"
+    return _line("warning", words, "yellow")
+
+
+def _is_last(status: decision_pb2.LimitStatus) -> bool:
+    """Whether an allowed attempt leaves nothing of an enforced limit."""
+    return (
+        status.enforcement == policy_pb2.ENFORCEMENT_ENFORCED
+        and status.reason == decision_pb2.REASON_WITHIN_LIMITS
+        and status.remaining_count == 0
+    )
+
+
+def _state(status: decision_pb2.LimitStatus) -> Text:
+    if status.reason == decision_pb2.REASON_NOT_EVALUATED:
+        return Text("a field is missing", "dim")
+    if status.enforcement == policy_pb2.ENFORCEMENT_GOAL:
+        percent = 100 * status.used_count // status.max_count if status.max_count else 100
+        return Text(f"goal, {percent} % reached", "cyan")
+    if status.exceeded:
+        return Text("does not fit", "red")
+    words = enforcement_in_words(status.enforcement)
+    return Text(f"fits, {words}", "green") if status.remaining_count else Text("full", "yellow")
+
+
+def _reset_in_words(status: decision_pb2.LimitStatus, now: timestamp_pb2.Timestamp | None) -> str:
+    words = ""
+    if status.HasField("reset_time"):
+        reset_ms = _ms(status.reset_time)
+        words = at_local(reset_ms)
+        if now is not None:
+            words = f"in {in_words(reset_ms - _ms(now))}, {words}"
+    if status.HasField("counted_since_time"):
+        since = f"counted since {at_local(_ms(status.counted_since_time))}"
+        words = f"{words}; {since}" if words else since
+    return words
+
+
+def _headline(word: str, style: str, answer: decision_pb2.Decision) -> Text:
+    return Text.assemble((word.ljust(_LABEL_WIDTH), style), reason_in_words(answer.reason))
+
+
+def _line(label: str, words: str, style: str = "") -> Text:
+    return Text.assemble((label.ljust(_LABEL_WIDTH), "bold"), (words, style))
+
+
+def _ms(time: timestamp_pb2.Timestamp) -> int:
+    return time.ToMilliseconds()
