@@ -1,0 +1,1 @@
+"""The cold path: one servicer a file, conversion and status mapping each in one place."""
