@@ -1,0 +1,605 @@
+"""The design's section 2 as naive Python: the oracle that the real thing is compared with.
+
+It keeps every counted message for ever and answers each question by going through all of them. It
+shares no code with the service but the protobuf stubs. Requests come in as protobuf messages, and
+what the service ought to reply goes out as protobuf messages, `commit_id` apart (any unused id will
+do).
+
+`windows` says what is inside a window, `limits` what one limit counts and allows, `book` which
+limits apply; here is what happens to whole attempts and batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, policy_pb2
+from tests.model.book import PolicyBook
+from tests.model.limits import (
+    ENFORCED,
+    EXACT_ENTRIES,
+    FIELD_NAMES,
+    MESSAGES,
+    RETRY_REACH_MS,
+    Entry,
+    Fields,
+    Kind,
+    Limit,
+    Message,
+    Standing,
+    first_passing,
+    limit_of,
+    set_time,
+)
+from tests.model.windows import DAY_MS, Rolling
+
+ALLOWED, DENIED = decision_pb2.OUTCOME_ALLOWED, decision_pb2.OUTCOME_DENIED
+REQUEST_ID_RETENTION_MS = DAY_MS
+
+BatchRequest = decision_service_pb2.CheckBatchRequest | decision_service_pb2.CommitBatchRequest
+BatchResponse = decision_service_pb2.CheckBatchResponse | decision_service_pb2.CommitBatchResponse
+InlineLimits = Sequence[policy_pb2.Limit]
+
+
+class Refused(Exception):
+    """The request has no answer. `reason` is that of the ErrorInfo; the reply names one of
+    `fields`."""
+
+    def __init__(self, reason: str, fields: set[str]) -> None:
+        super().__init__(reason, fields)
+        self.reason = reason
+        self.fields = fields
+
+
+# --------------------------------------------------------------------------- one attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One send about to be made, as the limits see it."""
+
+    account: str
+    fields: Fields
+    message_count: int
+
+
+def attempt_of(
+    attempt: attempt_pb2.Attempt, recipient: decision_service_pb2.Recipient | None = None
+) -> Attempt:
+    """What a request asks for; the recipients of a batch bring their own contact and address. An
+    empty value is a missing one, and no message count means one message."""
+    whole = attempt_pb2.Attempt()
+    whole.CopyFrom(attempt)
+    if recipient is not None:
+        whole.contact, whole.address = recipient.contact, recipient.address
+    values = {number: str(getattr(whole, name)) for number, name in FIELD_NAMES.items()}
+    fields = {number: value for number, value in values.items() if value}
+    return Attempt(whole.account, fields, whole.message_count or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is decided about one attempt, and where its limits stand.
+
+    In the two readings of the counters that the design allows, `exact` and `late`. They differ only
+    where a counter has more entries than it keeps exactly.
+    """
+
+    exact: decision_pb2.Decision
+    late: decision_pb2.Decision
+    standings: Sequence[Standing]
+
+
+# Which reading of a verdict holds: the exact one, unless a test follows what it has observed. The
+# number says which of a batch's recipients it is.
+Choice = Callable[[Verdict, int], decision_pb2.Decision]
+
+
+def take_exact(verdict: Verdict, index: int) -> decision_pb2.Decision:
+    return verdict.exact
+
+
+def decide(
+    standings: Sequence[Standing], now_ms: int, no_policy: bool, late: bool
+) -> decision_pb2.Decision:
+    """All limits at one instant: allowed iff every enforced one lets the attempt pass."""
+    enforced = [standing for standing in standings if standing.limit.enforcement == ENFORCED]
+    denying = [standing for standing in enforced if not standing.fits(now_ms, late)]
+    decision = decision_pb2.Decision(outcome=DENIED if denying else ALLOWED)
+    set_time(decision.decide_time, now_ms)
+    if denying:
+        binding = binding_of(denying, now_ms, late)
+        decision.reason = binding.reason
+        decision.binding_limit.CopyFrom(binding.status(now_ms, False, late))
+        set_time(decision.retry_time, first_passing(enforced, now_ms, late))
+    elif no_policy:
+        decision.reason = decision_pb2.REASON_NO_POLICY
+    else:
+        decision.reason = decision_pb2.REASON_WITHIN_LIMITS
+    decision.limit_statuses.extend(
+        standing.status(now_ms, not denying, late) for standing in standings
+    )
+    return decision
+
+
+def binding_of(denying: Sequence[Standing], now_ms: int, late: bool) -> Standing:
+    """Of the limits that deny, the one that passes last (one that never does is the last of all);
+    on a tie the one with the lower reason, then the one that comes first."""
+
+    def rank(standing: Standing) -> tuple[float, int]:
+        passing_ms = first_passing([standing], now_ms, late)
+        return (float("inf") if passing_ms is None else passing_ms, -standing.reason)
+
+    return max(denying, key=rank)  # of equals, max takes the first
+
+
+# --------------------------------------------------------------------------- one account
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """Since when an account counts one kind: the first position that counts, and when that was.
+    `inline`: only because an inline limit has asked for it."""
+
+    position: int
+    since_ms: int
+    inline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a request id stands for once its attempt was allowed."""
+
+    payload: bytes
+    at_ms: int
+    account_sequence: int
+
+
+@dataclass(slots=True)
+class Account:
+    """Everything that has happened in one account."""
+
+    kinds: dict[Kind, Counting]
+    messages: list[Message] = field(default_factory=list)
+    remembered: dict[tuple[str, ...], Remembered] = field(default_factory=dict)
+
+    def entries(
+        self, kind: Kind, counting: Counting, fields: Fields, later: Sequence[Message], now_ms: int
+    ) -> list[Entry]:
+        """What is left at now_ms in the counter selected by `fields`, oldest first. `later` are
+        messages that are counted for the sake of argument."""
+        key = kind.key(fields)
+        counted = [
+            message
+            for message in itertools.chain(self.messages, later)
+            if message.position >= counting.position
+            and kind.key(message.fields) == key
+            and kind.counts_message(message.fields)
+        ]
+        bucket_ms = 0
+        if kind.measure == MESSAGES and isinstance(kind.window, Rolling):
+            bucket_ms = -(-kind.window.duration_ms // EXACT_ENTRIES)
+        entries = []
+        for newer, message in zip(range(len(counted) - 1, -1, -1), counted, strict=True):
+            exit_ms = kind.window.exit_ms(message.at_ms)
+            # One less than are kept exactly, for the attempt itself may become the newest.
+            late_ms = bucket_ms if newer >= EXACT_ENTRIES - 1 else 0
+            member = kind.member(message.fields)
+            assert member is not None
+            if exit_ms + late_ms > now_ms:
+                entries.append(Entry(exit_ms, exit_ms + late_ms, message.message_count, member))
+        return entries
+
+
+# --------------------------------------------------------------------------- all of it
+
+
+@dataclass(slots=True)
+class Row:
+    """What becomes of one recipient of a batch; without a decision it is a duplicate."""
+
+    recipient: decision_service_pb2.Recipient
+    attempt: Attempt
+    decision: decision_pb2.Decision | None = None
+    account_sequence: int = 0
+    replayed: bool = False
+
+    @property
+    def allowed(self) -> bool:
+        return self.decision is not None and self.decision.outcome == ALLOWED
+
+
+class Oracle:
+    """The whole service, as section 2 of the design has it."""
+
+    def __init__(self) -> None:
+        self.book = PolicyBook()
+        self.accounts: dict[str, Account] = {}
+        self.position = 0  # of the next thing that happens
+
+    # ---- policies
+
+    def revise(
+        self,
+        policies: Sequence[policy_pb2.Policy],
+        assignments: Sequence[policy_pb2.Assignment],
+        now_ms: int,
+    ) -> None:
+        """From now on these are all the policies and all the assignments there are."""
+        self.book.policies = {policy.name: policy for policy in policies}
+        self.book.assignments = {assignment.name: assignment for assignment in assignments}
+        self.book.revise(now_ms)
+        for name, account in self.accounts.items():
+            assigned = self.book.kinds_of(name)
+            for kind, counting in list(account.kinds.items()):
+                if kind in assigned:
+                    # One that was inline only becomes the policies' own.
+                    account.kinds[kind] = Counting(counting.position, counting.since_ms)
+                elif not counting.inline:
+                    del account.kinds[kind]
+            for kind, since_ms in assigned.items():
+                account.kinds.setdefault(kind, Counting(self.position, since_ms))
+
+    def account(self, name: str) -> Account:
+        """An account; one in which nothing has been counted yet is as good as new."""
+        if name in self.accounts:
+            return self.accounts[name]
+        assigned = self.book.kinds_of(name)
+        return Account({kind: Counting(0, since_ms) for kind, since_ms in assigned.items()})
+
+    # ---- deciding
+
+    def standings(
+        self,
+        attempt: Attempt,
+        limits: Sequence[Limit],
+        now_ms: int,
+        later: Sequence[Message] = (),
+        refuse: bool = True,
+    ) -> list[Standing]:
+        """Where each limit that applies to the attempt stands, `later` being counted as well. An
+        enforced limit that lacks a field refuses the attempt, if `refuse` is set."""
+        account = self.account(attempt.account)
+        standings = []
+        for limit in limits:
+            if not limit.applies(attempt.fields):
+                continue
+            # A kind that is asked for the first time starts here.
+            counting = account.kinds.get(limit.kind, Counting(self.position, now_ms))
+            missing = limit.missing(attempt.fields)
+            if missing and refuse and limit.enforcement == ENFORCED:
+                raise Refused("MISSING_FIELD", {FIELD_NAMES[dimension] for dimension in missing})
+            standings.append(
+                Standing(
+                    limit,
+                    None
+                    if missing
+                    else account.entries(limit.kind, counting, attempt.fields, later, now_ms),
+                    limit.kind.member(attempt.fields),
+                    attempt.message_count,
+                    limit.kind.counts_message(attempt.fields),
+                    counting.since_ms,
+                )
+            )
+        return standings
+
+    def judge(
+        self,
+        attempt: Attempt,
+        inline_limits: InlineLimits,
+        now_ms: int,
+        later: Sequence[Message] = (),
+    ) -> Verdict:
+        """What is decided about an attempt at one instant, `later` being counted as well."""
+        assigned, limits = self._limits(attempt, inline_limits)
+        standings = self.standings(attempt, limits, now_ms, later)
+        no_policy = not assigned and not inline_limits
+        exact, late = (decide(standings, now_ms, no_policy, late) for late in (False, True))
+        return Verdict(exact, late, standings)
+
+    def _limits(self, attempt: Attempt, inline_limits: InlineLimits) -> tuple[bool, list[Limit]]:
+        """Whether anything is assigned, and the limits that apply, inline ones last."""
+        assigned, limits = self.book.limits(
+            attempt.account,
+            attempt.fields.get(attempt_pb2.DIMENSION_RESOURCE, ""),
+            attempt.fields.get(attempt_pb2.DIMENSION_CAMPAIGN, ""),
+        )
+        return assigned, limits + [limit_of(limit) for limit in inline_limits]
+
+    def _replay(
+        self,
+        known: Remembered,
+        attempt: Attempt,
+        inline_limits: InlineLimits,
+        now_ms: int,
+        later: Sequence[Message] = (),
+    ) -> decision_pb2.Decision:
+        """The answer that was given once, with the limits as they stand now."""
+        _, limits = self._limits(attempt, inline_limits)
+        standings = self.standings(attempt, limits, now_ms, later, refuse=False)
+        decision = decision_pb2.Decision(outcome=ALLOWED, reason=decision_pb2.REASON_WITHIN_LIMITS)
+        set_time(decision.decide_time, known.at_ms)
+        decision.limit_statuses.extend(
+            standing.status(now_ms, allowed=False, late=False) for standing in standings
+        )
+        return decision
+
+    def _count(self, attempt: Attempt, inline_limits: InlineLimits, now_ms: int) -> int:
+        """Counts an allowed attempt, and says the how manieth of its account it is."""
+        account = self.accounts.setdefault(attempt.account, self.account(attempt.account))
+        for limit in inline_limits:
+            kind = limit_of(limit).kind
+            account.kinds.setdefault(kind, Counting(self.position, now_ms, inline=True))
+        account.messages.append(
+            Message(self.position, now_ms, attempt.fields, attempt.message_count)
+        )
+        self.position += 1
+        return len(account.messages)
+
+    # ---- request ids
+
+    def _remembered(
+        self, account: str, keys: Sequence[tuple[str, ...]], payload: bytes, now_ms: int
+    ) -> Remembered | None:
+        """What was allowed under one of these ids; refused if that was something else."""
+        for key in keys:
+            known = self.account(account).remembered.get(key)
+            if known is not None and now_ms < known.at_ms + REQUEST_ID_RETENTION_MS:
+                if known.payload != payload:
+                    raise Refused("REQUEST_ID_REUSED", {"request_id"})
+                return known
+        return None
+
+    def _remember(self, account: str, keys: Sequence[tuple[str, ...]], known: Remembered) -> None:
+        for key in keys:
+            self.accounts[account].remembered[key] = known
+
+    # ---- one attempt at a time
+
+    def check(
+        self, request: decision_service_pb2.CheckRequest, now_ms: int, choose: Choice = take_exact
+    ) -> decision_service_pb2.CheckResponse:
+        verdict = self.judge(attempt_of(request.attempt), request.inline_limits, now_ms)
+        decision = in_view(choose(verdict, 0), request.view, decision_pb2.VIEW_FULL)
+        return decision_service_pb2.CheckResponse(decision=decision)
+
+    def commit(
+        self, request: decision_service_pb2.CommitRequest, now_ms: int, choose: Choice = take_exact
+    ) -> decision_service_pb2.CommitResponse:
+        attempt = attempt_of(request.attempt)
+        keys = commit_keys(request.request_id)
+        payload = payload_of(attempt, request.inline_limits)
+        known = self._remembered(attempt.account, keys, payload, now_ms)
+        sequence = 0
+        if known is not None:
+            decision = self._replay(known, attempt, request.inline_limits, now_ms)
+            sequence = known.account_sequence
+        else:
+            decision = choose(self.judge(attempt, request.inline_limits, now_ms), 0)
+            if decision.outcome == ALLOWED:
+                sequence = self._count(attempt, request.inline_limits, now_ms)
+                self._remember(attempt.account, keys, Remembered(payload, now_ms, sequence))
+        return decision_service_pb2.CommitResponse(
+            decision=in_view(decision, request.view, decision_pb2.VIEW_FULL),
+            account_sequence=sequence,
+            replayed=known is not None,
+        )
+
+    def get_usage(
+        self, request: decision_service_pb2.GetUsageRequest, now_ms: int, late: bool = False
+    ) -> decision_service_pb2.GetUsageResponse:
+        """Where every limit stands that would apply to an attempt like this one. A template need
+        not have what is measured or tested, only what keys the counter."""
+        attempt = attempt_of(request.attempt)
+        account = self.account(attempt.account)
+        _, limits = self._limits(attempt, ())
+        response = decision_service_pb2.GetUsageResponse()
+        for limit in limits:
+            if not limit.applies(attempt.fields):
+                continue
+            counting = account.kinds[limit.kind]
+            keyed = limit.kind.key(attempt.fields) is not None
+            standing = Standing(
+                limit,
+                account.entries(limit.kind, counting, attempt.fields, (), now_ms)
+                if keyed
+                else None,
+                limit.kind.member(attempt.fields),
+                attempt.message_count,
+                False,
+                counting.since_ms,
+            )
+            response.limit_statuses.append(standing.usage(now_ms, late))
+        return response
+
+    # ---- batches
+
+    def check_batch(
+        self,
+        request: decision_service_pb2.CheckBatchRequest,
+        now_ms: int,
+        choose: Choice = take_exact,
+    ) -> decision_service_pb2.CheckBatchResponse:
+        response = decision_service_pb2.CheckBatchResponse()
+        fill_response(response, self._decide_rows(request, {}, now_ms, choose), request.view)
+        return response
+
+    def commit_batch(
+        self,
+        request: decision_service_pb2.CommitBatchRequest,
+        now_ms: int,
+        choose: Choice = take_exact,
+    ) -> decision_service_pb2.CommitBatchResponse:
+        account = request.attempt.account
+        head = [("batch", request.request_id)] if request.request_id else []
+        whole = payload_of_batch(request)
+        self._remembered(account, head, whole, now_ms)
+        replays: dict[int, Remembered] = {}
+        for index, recipient in enumerate(request.recipients):
+            payload = payload_of(attempt_of(request.attempt, recipient), request.inline_limits)
+            keys = recipient_keys(request, index)
+            known = self._remembered(account, keys, payload, now_ms)
+            if known is not None:
+                replays[index] = known
+        rows = self._decide_rows(request, replays, now_ms, choose)
+        for index, row in enumerate(rows):
+            if index in replays:
+                row.replayed = True
+                row.account_sequence = replays[index].account_sequence
+            elif row.allowed:
+                row.account_sequence = self._count(row.attempt, request.inline_limits, now_ms)
+                payload = payload_of(row.attempt, request.inline_limits)
+                known = Remembered(payload, now_ms, row.account_sequence)
+                self._remember(account, recipient_keys(request, index), known)
+                self._remember(account, head, Remembered(whole, now_ms, 0))
+        response = decision_service_pb2.CommitBatchResponse()
+        fill_response(response, rows, request.view)
+        return response
+
+    def _decide_rows(
+        self,
+        request: BatchRequest,
+        replays: dict[int, Remembered],
+        now_ms: int,
+        choose: Choice,
+    ) -> list[Row]:
+        """All recipients in order at one instant, each with the earlier allowed ones counted."""
+        rows: list[Row] = []
+        later: list[Message] = []
+        seen: set[tuple[str, str]] = set()
+        for index, recipient in enumerate(request.recipients):
+            row = Row(recipient, attempt_of(request.attempt, recipient))
+            rows.append(row)
+            person = ("", recipient.address) if recipient.address else (recipient.contact, "")
+            if request.exclude_duplicates and any(person):
+                if person in seen:
+                    continue
+                seen.add(person)
+            if index in replays:
+                row.decision = self._replay(
+                    replays[index], row.attempt, request.inline_limits, now_ms, later
+                )
+                continue
+            verdict = self.judge(row.attempt, request.inline_limits, now_ms, later)
+            row.decision = choose(verdict, index)
+            if row.allowed:
+                later.append(self._tentative(row.attempt, now_ms, len(later)))
+        whole = request.atomicity == decision_service_pb2.ATOMICITY_ALL_OR_NOTHING
+        if whole and any(row.decision is not None and not row.allowed for row in rows):
+            self._reject(rows, replays, request.inline_limits, now_ms)
+        return rows
+
+    def _tentative(self, attempt: Attempt, now_ms: int, place: int) -> Message:
+        return Message(self.position + place, now_ms, attempt.fields, attempt.message_count)
+
+    def _reject(
+        self,
+        rows: Sequence[Row],
+        replays: dict[int, Remembered],
+        inline_limits: InlineLimits,
+        now_ms: int,
+    ) -> None:
+        """Turns a batch of which some are denied into one of which all are."""
+        news = [row for i, row in enumerate(rows) if i not in replays and row.decision is not None]
+        retry_ms = self._first_passing_of_all(news, inline_limits, now_ms)
+        for row in news:
+            assert row.decision is not None
+            if row.allowed:
+                _, limits = self._limits(row.attempt, inline_limits)
+                standings = self.standings(row.attempt, limits, now_ms)
+                row.decision = decision_pb2.Decision(
+                    outcome=DENIED, reason=decision_pb2.REASON_BATCH_REJECTED
+                )
+                set_time(row.decision.decide_time, now_ms)
+                row.decision.limit_statuses.extend(
+                    standing.status(now_ms, allowed=False, late=False) for standing in standings
+                )
+            row.decision.ClearField("retry_time")
+            set_time(row.decision.retry_time, retry_ms)
+
+    def _first_passing_of_all(
+        self, rows: Sequence[Row], inline_limits: InlineLimits, now_ms: int
+    ) -> int | None:
+        """The earliest instant, at most 400 days ahead, at which the whole batch passes if nothing
+        else is sent: tried at every instant at which anything changes."""
+        changes: set[int] = set()
+        for row in rows:
+            _, limits = self._limits(row.attempt, inline_limits)
+            for standing in self.standings(row.attempt, limits, now_ms):
+                if standing.entries is not None:
+                    changes |= standing.exits(now_ms, late=False)
+        for instant in sorted(changes):
+            if instant > now_ms + RETRY_REACH_MS:
+                return None
+            if self._all_pass(rows, inline_limits, instant):
+                return instant
+        return None
+
+    def _all_pass(self, rows: Sequence[Row], inline_limits: InlineLimits, at_ms: int) -> bool:
+        later: list[Message] = []
+        for row in rows:
+            _, limits = self._limits(row.attempt, inline_limits)
+            standings = self.standings(row.attempt, limits, at_ms, later)
+            if not all(s.fits(at_ms, late=False) for s in standings if s.denies_when_full):
+                return False
+            later.append(self._tentative(row.attempt, at_ms, len(later)))
+        return True
+
+
+# --------------------------------------------------------------------------- helpers
+
+
+def commit_keys(request_id: str) -> list[tuple[str, ...]]:
+    return [("commit", request_id)] if request_id else []
+
+
+def recipient_keys(
+    request: decision_service_pb2.CommitBatchRequest, index: int
+) -> list[tuple[str, ...]]:
+    """The ids of one recipient's attempt: its own, else the one derived from the batch's."""
+    own = request.recipients[index].request_id
+    if own or not request.request_id:
+        return commit_keys(own)
+    return [("derived", request.request_id, str(index))]
+
+
+def payload_of(attempt: Attempt, inline_limits: InlineLimits) -> bytes:
+    """What is asked for under a request id: everything but the view."""
+    fields = sorted(attempt.fields.items())
+    limits = [limit.SerializeToString(deterministic=True) for limit in inline_limits]
+    return repr((attempt.account, fields, attempt.message_count, limits)).encode()
+
+
+def payload_of_batch(request: decision_service_pb2.CommitBatchRequest) -> bytes:
+    whole = decision_service_pb2.CommitBatchRequest()
+    whole.CopyFrom(request)
+    whole.ClearField("view")
+    return whole.SerializeToString(deterministic=True)
+
+
+def in_view(
+    decision: decision_pb2.Decision, view: int, otherwise: decision_pb2.View.ValueType
+) -> decision_pb2.Decision:
+    """The decision as far as the view shows it; without a view, `otherwise`."""
+    shown = decision_pb2.Decision()
+    shown.CopyFrom(decision)
+    if (view or otherwise) != decision_pb2.VIEW_FULL:
+        shown.ClearField("limit_statuses")
+    return shown
+
+
+def fill_response(response: BatchResponse, rows: Sequence[Row], view: int) -> None:
+    for row in rows:
+        result = response.results.add(
+            reference=row.recipient.reference,
+            duplicate=row.decision is None,
+            account_sequence=row.account_sequence,
+            replayed=row.replayed,
+        )
+        if row.decision is not None:
+            result.decision.CopyFrom(in_view(row.decision, view, decision_pb2.VIEW_BASIC))
+    response.accepted_count = sum(row.allowed for row in rows)
+    response.duplicate_count = sum(row.decision is None for row in rows)
+    response.denied_count = len(rows) - response.accepted_count - response.duplicate_count
