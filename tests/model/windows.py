@@ -31,7 +31,12 @@ _EPOCH_DATE = dt.date(1970, 1, 1)
 
 # No offset is as large, so local time and UTC are never further apart than this.
 _FARTHEST_OFFSET_MS = 30 * HOUR_MS
-_STRETCH_MS = DAY_MS
+_STRETCH_MS = 6 * DAY_MS
+
+
+def instant_of(year: int, month: int = 1, day: int = 1, hour: int = 0, minute: int = 0) -> int:
+    """An instant by its date and time in UTC."""
+    return round(dt.datetime(year, month, day, hour, minute, tzinfo=dt.UTC).timestamp() * 1000)
 
 
 @functools.cache
@@ -64,7 +69,7 @@ def local_date(zone: str, instant_ms: int) -> dt.date:
 def _changes_in_stretch(zone: str, stretch: int) -> tuple[int, ...]:
     """The instants in one stretch of time at which the offset differs from the millisecond before.
 
-    A stretch lasts a day: since 1970 no zone has changed its offset twice within one.
+    A stretch lasts six days: since 1970 no zone has changed its offset twice within so many.
     """
     low, high = stretch * _STRETCH_MS - 1, (stretch + 1) * _STRETCH_MS - 1
     before = offset_ms(zone, low)
