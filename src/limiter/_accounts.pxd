@@ -1,0 +1,51 @@
+# The accounts in memory: names, bindings, counters, dense indices.
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from limiter._counters cimport KindState, Undo
+from limiter._index cimport DenseIndex
+from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, KindRules
+from limiter._names cimport NameTable
+from limiter._subject cimport Keys, Name, Subject
+
+cdef struct Account:
+    uint32_t name_id
+    uint32_t epoch             # of the policies that the binding is of
+    int64_t sequence           # commits so far
+    uint64_t last_position     # of the newest commit's event, 0 = none
+    PyObject* binding          # owned reference, NULL before the first touch
+    KindState* states          # owned; the binding's kinds, then the inline ones
+    int bound_count
+    int inline_count
+    DenseIndex contacts
+    DenseIndex addresses
+
+cdef class Accounts:
+    cdef Keys keys
+    cdef NameTable names
+    cdef Account** by_name     # owned; [name id], NULL where no account has that name
+    cdef uint32_t by_name_capacity
+    cdef readonly uint64_t count
+    cdef uint32_t epoch
+    cdef object bind
+    cdef Account visitor       # stands in for an account that does not exist yet
+
+    cdef Account* find(self, const Subject* subject) except NULL
+    cdef Account* make(self, Subject* subject) except NULL
+    cdef int touch(self, Account* account, Name name) except -1
+    cdef int state_of(self, const Account* account, const KindRules* kind) noexcept nogil
+    cdef int keep_inline(self, Account* account, Kind kind, int64_t now_ms) except -2
+    cdef int put_inline(
+        self, Account* account, Kind kind, int64_t now_ms, int dropped
+    ) except -1
+    cdef void drop_last_inline(self, Account* account) noexcept
+    cdef void locate(self, const Account* account, Subject* subject) noexcept nogil
+    cdef int count_attempt(
+        self, Account* account, Subject* subject, int64_t now_ms, Undo* undo
+    ) except -1
+    cdef void uncount(self, Account* account, const Undo* undo) except *
+    cdef void mark_inline_used(self, Account* account, int64_t now_ms) noexcept nogil
+    cdef void leave(self) noexcept
+
+cdef void account_free(Account* account) noexcept

@@ -1,0 +1,101 @@
+# The state machine: decides, counts, packs journal events, replays them.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from limiter._accounts cimport Account, Accounts
+from limiter._counters cimport Undo
+from limiter._event cimport Event, EventBuffer
+from limiter._judge cimport Judge
+from limiter._kinds cimport BoundPlan, InlineRules
+from limiter._requests cimport RequestRow, RequestTable
+from limiter._siphash cimport Digest
+from limiter._subject cimport Name, Subject
+from limiter._types cimport Attempt, Slice
+
+cdef struct RequestKey:
+    # Under which id something is asked, and what.
+    bint given
+    bint derived               # from a batch's id
+    Digest request
+    Digest payload
+
+cdef struct Committed:
+    # Where an allowed attempt stands.
+    uint64_t position          # of its event; 0 = it was denied
+    int64_t sequence
+    bint replayed
+
+cdef class Core:
+    cdef Accounts accounts
+    cdef Judge judge
+    cdef EventBuffer buffer
+    cdef RequestTable requests
+    cdef object define_kind
+    cdef Undo* undo            # owned; the rows of attempts that are not final yet
+    cdef uint32_t undo_size
+    cdef uint32_t undo_capacity
+    cdef readonly uint64_t appended
+    cdef readonly int64_t last_event_ms
+
+    # --- attempts
+    cdef int prepare(self, const Attempt* attempt, Subject* subject) except -1
+    cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept
+    cdef BoundPlan plan_of(self, Account* account, Subject* subject)
+    cdef Account* decide(
+        self, Subject* subject, InlineRules inline_rules, int64_t now_ms, bint require_policy
+    ) except NULL
+    cdef int commit(
+        self,
+        Subject* subject,
+        InlineRules inline_rules,
+        const RequestKey* key,
+        int64_t now_ms,
+        bint require_policy,
+        Committed* committed,
+    ) except -1
+    cdef int answer_again(
+        self, Subject* subject, const RequestRow* row, int64_t now_ms, Committed* committed
+    ) except -1
+    cdef int usage(self, Subject* subject, int64_t now_ms) except -1
+
+    # --- attempts that may be taken back
+    cdef Account* visit(self, Subject* subject) except NULL
+    cdef int borrow_ids(self, Account* account, Subject* subject) noexcept
+    cdef int count_tentatively(self, Account* account, Subject* subject, int64_t now_ms) except -1
+    cdef void take_back_all(self, Account* account) except *
+    cdef int keep_inline_kinds(
+        self, Account* account, InlineRules inline_rules, int64_t now_ms
+    ) except -1
+
+    # --- request ids
+    cdef const RequestRow* remembered(self, const RequestKey* key, int64_t now_ms) except? NULL
+    cdef int remember_batch(
+        self, Subject* subject, const RequestKey* key, int64_t now_ms
+    ) except -1
+
+    # --- journal
+    cdef uint64_t append(self, const Event* event) except 0
+    cdef uint32_t journalled_id(self, uint32_t id) except 0
+    cdef uint32_t journalled_text(self, Slice text) except? 0
+    cdef int intern(self, Subject* subject) except -1
+    cdef int fill_event(self, Event* event, Subject* subject, int64_t now_ms) except -1
+    cdef int record_commit(
+        self,
+        Account* account,
+        Subject* subject,
+        const RequestKey* key,
+        int64_t now_ms,
+        Committed* committed,
+    ) except -1
+    cdef int settle(
+        self, Account* account, Subject* subject, const Event* event, uint64_t position
+    ) except -1
+    cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1
+
+    # --- replay
+    cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1
+    cdef int name_of(self, uint32_t id, Name* name) except -1
+    cdef int apply_name(self, const Event* event) except -1
+    cdef int apply_commit(self, const Event* event, Subject* subject, uint64_t position) except -1
+    cdef int apply_inline_kind(self, const Event* event, Subject* subject) except -1
+    cdef void forget_before(self, int64_t now_ms) noexcept

@@ -1,0 +1,621 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The state machine of limit decisions.
+
+In flow attempts, the policies' compiled form and one `now_ms` per decision; out flow decisions and packed
+journal events. It does no I/O and reads no clock: the same journal gives the same state. What always
+holds:
+
+- a decision is complete before anything changes; then every counter of the account that counts the
+  attempt counts it, or, if an enforced limit denies, none does;
+- whatever changed is in the event buffer before the call returns, so a group taken from it is exactly
+  what happened since the last one;
+- instants never go back: `now_ms` of a call is at or after that of every call before.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from limiter import bounds
+from limiter.errors import DataLoss, FieldViolation, InvalidArgument, ResourceExhausted
+from limiter._accounts cimport Account, Accounts
+from limiter._counters cimport Undo
+from limiter._event cimport (
+    EVENT_BATCH_HEAD,
+    EVENT_COMMIT,
+    EVENT_DENIAL,
+    EVENT_INLINE_KIND,
+    EVENT_NAME,
+    EVENT_REVISION,
+    OFFSET_BITS,
+    Event,
+    event_read,
+    events_append,
+    events_free,
+)
+from limiter._index cimport index_remove_last
+from limiter._judge cimport Judge, Weighed
+from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
+from limiter._names cimport NameRow, names_find, names_insert
+from limiter._requests cimport (
+    RequestRow,
+    requests_expire,
+    requests_find,
+    requests_free,
+    requests_remember,
+)
+from limiter._siphash cimport SipKey, same_digest, siphash128, siphash64
+from limiter._subject cimport Keys, Name, Subject
+from limiter._types cimport (
+    DIMENSION_ADDRESS,
+    DIMENSION_CHANNEL,
+    DIMENSION_CONTACT,
+    DIMENSION_COUNT,
+    NO_TIME,
+    OUTCOME_ALLOWED,
+    Attempt,
+    LimitResult,
+    Slice,
+)
+
+cdef int64_t RETENTION_MS = bounds.REQUEST_ID_RETENTION_MS
+cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
+# Old request ids are forgotten a few at a time, so that no call pays for many.
+cdef uint32_t FORGET_AT_ONCE = 4
+
+
+cdef SipKey derived_key(bytes digest_key, int half, uint8_t purpose):
+    # A key for one purpose from one half of the data folder's key.
+    cdef SipKey base
+    cdef SipKey derived
+    cdef uint8_t[2] label
+    memcpy(&base, PyBytes_AS_STRING(digest_key) + 16 * half, 16)
+    label[0] = purpose
+    label[1] = 0
+    derived.k0 = siphash64(&base, label, 2)
+    label[1] = 1
+    derived.k1 = siphash64(&base, label, 2)
+    return derived
+
+
+cdef class Core:
+    """The state of one shard. `digest_key` are 32 secret bytes; `bind(account)` tells what holds for
+    an account (and returns the same Binding while nothing changed for it); `define_kind(definition)`
+    gives the one Kind with that definition."""
+
+    def __cinit__(self, bytes digest_key not None, bind, define_kind):
+        if PyBytes_GET_SIZE(digest_key) != 32:
+            raise ValueError("the digest key has 32 bytes")
+        self.accounts = Accounts(bind)
+        self.accounts.keys.contact = derived_key(digest_key, 0, 1)
+        self.accounts.keys.address = derived_key(digest_key, 0, 2)
+        self.accounts.keys.request = derived_key(digest_key, 1, 3)
+        self.accounts.keys.name = derived_key(digest_key, 1, 4)
+        self.judge = Judge()
+        self.define_kind = define_kind
+        self.buffer.group = 1
+
+    def __dealloc__(self):
+        events_free(&self.buffer)
+        requests_free(&self.requests)
+        free(self.undo)
+
+    # ------------------------------------------------------------ the outside
+
+    @property
+    def pending_bytes(self):
+        """Bytes appended since the last `take_group`."""
+        return self.buffer.size
+
+    @property
+    def account_count(self):
+        """Accounts in memory."""
+        return self.accounts.count
+
+    def policies_changed(self):
+        """Every account asks `bind` again at its next touch."""
+        self.accounts.epoch += 1
+
+    def append_revision(self, bytes payload not None, int64_t now_ms):
+        """Journals a change of policies, whose bytes only the policy layer understands."""
+        cdef Event event
+        memset(&event, 0, sizeof(Event))
+        event.type = EVENT_REVISION
+        event.time_ms = now_ms
+        event.body = slice_of(payload)
+        self.append(&event)
+
+    def take_group(self):
+        """(group number, packed events, event count) of all that was appended since the last call,
+        None when there is nothing. What comes next belongs to the next group."""
+        if self.buffer.count == 0:
+            return None
+        taken = (
+            self.buffer.group,
+            PyBytes_FromStringAndSize(<const char*>self.buffer.data, self.buffer.size),
+            self.buffer.count,
+        )
+        self.buffer.size = 0
+        self.buffer.count = 0
+        self.buffer.group += 1
+        return taken
+
+    def replay(self, uint64_t group_number, bytes events not None, on_revision):
+        """Applies one journalled group and returns the number of its events. Groups come in order,
+        from 1. `on_revision(payload, time_ms)` is called for each change of policies, in place.
+        Raises DataLoss for bytes that are not events."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(events)
+        cdef size_t size = PyBytes_GET_SIZE(events)
+        cdef size_t offset = 0
+        cdef uint64_t position
+        cdef Event event
+        cdef int length
+        if group_number != self.buffer.group:
+            raise DataLoss(
+                "JOURNAL_GAP",
+                f"the journal continues with group {group_number}, expected {self.buffer.group}",
+            )
+        replayed = 0
+        while offset < size:
+            position = (group_number << OFFSET_BITS) | offset
+            length = event_read(data + offset, size - offset, position, &event)
+            if length == 0:
+                raise DataLoss(
+                    "JOURNAL_CORRUPT", f"group {group_number} holds no event at offset {offset}"
+                )
+            self.apply(&event, position, on_revision)
+            offset += length
+            replayed += 1
+        self.appended += replayed
+        self.buffer.group = group_number + 1
+        return replayed
+
+    # ------------------------------------------------------------ attempts
+
+    cdef int prepare(self, const Attempt* attempt, Subject* subject) except -1:
+        # Digests, hashes and known ids of an attempt. The subject borrows the attempt's slices.
+        cdef Keys* keys = &self.accounts.keys
+        cdef int dimension
+        cdef Name* name
+        memset(subject, 0, sizeof(Subject))
+        subject.message_count = max(1, attempt.message_count)
+        subject.account.text = attempt.account
+        subject.account.hash = siphash64(&keys.name, attempt.account.data, attempt.account.size)
+        subject.account.id = names_find(
+            &self.accounts.names, attempt.account, subject.account.hash
+        )
+        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+            if attempt.fields[dimension].size:
+                name = &subject.names[dimension]
+                name.text = attempt.fields[dimension]
+                name.hash = siphash64(&keys.name, name.text.data, name.text.size)
+                subject.present |= <uint32_t>1 << dimension
+        self.address_to(
+            subject, attempt.fields[DIMENSION_CONTACT], attempt.fields[DIMENSION_ADDRESS]
+        )
+        return 0
+
+    cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept:
+        # Sets whom the attempt is to; an empty slice is an absent field.
+        cdef Keys* keys = &self.accounts.keys
+        subject.present &= ~(<uint32_t>(1 << DIMENSION_CONTACT | 1 << DIMENSION_ADDRESS))
+        if contact.size:
+            subject.contact = siphash128(&keys.contact, contact.data, contact.size)
+            subject.present |= 1 << DIMENSION_CONTACT
+        if address.size:
+            subject.address = siphash128(&keys.address, address.data, address.size)
+            subject.present |= 1 << DIMENSION_ADDRESS
+
+    cdef BoundPlan plan_of(self, Account* account, Subject* subject):
+        return (<Binding>account.binding).plan_for(subject, &self.accounts.keys)
+
+    cdef Account* decide(
+        self, Subject* subject, InlineRules inline_rules, int64_t now_ms, bint require_policy
+    ) except NULL:
+        # Judges the attempt; the decision is in self.judge. The visitor stands in for an account
+        # that does not exist.
+        cdef Account* account = self.accounts.find(subject)
+        self.accounts.locate(account, subject)
+        self.judge.decide(
+            self.accounts,
+            account,
+            self.plan_of(account, subject),
+            inline_rules,
+            subject,
+            now_ms,
+            require_policy,
+        )
+        return account
+
+    cdef int commit(
+        self,
+        Subject* subject,
+        InlineRules inline_rules,
+        const RequestKey* key,
+        int64_t now_ms,
+        bint require_policy,
+        Committed* committed,
+    ) except -1:
+        # Judges the attempt and, if it is allowed, counts and journals it; a denial is journalled.
+        cdef const RequestRow* row = self.remembered(key, now_ms)
+        cdef Account* account
+        if row != NULL:
+            self.answer_again(subject, row, now_ms, committed)
+            return 0
+        account = self.decide(subject, inline_rules, now_ms, require_policy)
+        memset(committed, 0, sizeof(Committed))
+        if self.judge.decision.outcome != OUTCOME_ALLOWED:
+            self.record_denial(account, subject, now_ms)
+            return 0
+        # From here on the attempt counts. What may be refused comes first.
+        account = self.accounts.make(subject)
+        self.intern(subject)
+        self.keep_inline_kinds(account, inline_rules, now_ms)
+        self.undo_size = 0
+        self.count_tentatively(account, subject, now_ms)
+        self.undo_size = 0
+        self.record_commit(account, subject, key, now_ms, committed)
+        return 0
+
+    cdef int answer_again(
+        self, Subject* subject, const RequestRow* row, int64_t now_ms, Committed* committed
+    ) except -1:
+        # The answer to a repeated request: what it was given, with the statuses of now.
+        committed.position = row.position
+        committed.sequence = row.sequence
+        committed.replayed = True
+        decide_ms = row.decide_ms
+        self.usage(subject, now_ms)
+        self.judge.answer_again(decide_ms)
+        return 0
+
+    cdef int usage(self, Subject* subject, int64_t now_ms) except -1:
+        # How the counters of a template stand; the statuses are in self.judge.
+        cdef Account* account = self.accounts.find(subject)
+        self.accounts.locate(account, subject)
+        self.judge.usage(
+            self.accounts, account, self.plan_of(account, subject), subject, now_ms
+        )
+        return 0
+
+    # ------------------------------------------------------------ attempts that may be taken back
+
+    cdef Account* visit(self, Subject* subject) except NULL:
+        # An empty account under the attempt's account's policies.
+        self.accounts.leave()
+        self.accounts.touch(&self.accounts.visitor, subject.account)
+        return &self.accounts.visitor
+
+    cdef int borrow_ids(self, Account* account, Subject* subject) noexcept:
+        # Makes the attempt countable without interning: names that are unknown get ids that no
+        # name ever has, good until what was counted under them is taken back.
+        cdef int dimension
+        self.accounts.locate(account, subject)
+        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+            if subject.names[dimension].id == 0:
+                subject.names[dimension].id = <uint32_t>0xFFFFFFFE - dimension
+        return 0
+
+    cdef int count_tentatively(self, Account* account, Subject* subject, int64_t now_ms) except -1:
+        # Counts the attempt and remembers how to take that back.
+        cdef uint32_t needed = self.undo_size + account.bound_count + account.inline_count + 1
+        cdef uint32_t capacity
+        cdef uint32_t contacts = account.contacts.size
+        cdef uint32_t addresses = account.addresses.size
+        cdef Undo* undo
+        if needed > self.undo_capacity:
+            capacity = 2 * needed
+            undo = <Undo*>realloc(self.undo, capacity * sizeof(Undo))
+            if undo == NULL:
+                raise MemoryError
+            self.undo = undo
+            self.undo_capacity = capacity
+        undo = &self.undo[self.undo_size]
+        self.undo_size += 1 + self.accounts.count_attempt(account, subject, now_ms, undo + 1)
+        # The first row of an attempt says how many numbers it gave out.
+        undo.slot = -1
+        undo.index = account.contacts.size - contacts
+        undo.before_ms = account.addresses.size - addresses
+        return 0
+
+    cdef void take_back_all(self, Account* account) except *:
+        # Takes all attempts that were counted tentatively back, the last one first.
+        cdef Undo* undo
+        while self.undo_size:
+            self.undo_size -= 1
+            undo = &self.undo[self.undo_size]
+            if undo.slot >= 0:
+                self.accounts.uncount(account, undo)
+                continue
+            if undo.index:
+                index_remove_last(&account.contacts)
+            if undo.before_ms:
+                index_remove_last(&account.addresses)
+
+    cdef int keep_inline_kinds(
+        self, Account* account, InlineRules inline_rules, int64_t now_ms
+    ) except -1:
+        # Makes the account keep the inline limits' kinds, and journals those that are new.
+        cdef Event event
+        cdef Kind kind
+        cdef Rule rule
+        cdef int dropped
+        if inline_rules is None:
+            return 0
+        for rule in inline_rules.rules:
+            kind = rule.kind
+            dropped = self.accounts.keep_inline(account, kind, now_ms)
+            if dropped >= 0:
+                memset(&event, 0, sizeof(Event))
+                event.type = EVENT_INLINE_KIND
+                event.account = self.journalled_id(account.name_id)
+                event.time_ms = now_ms
+                event.dropped = dropped
+                event.body = slice_of(kind.definition)
+                self.append(&event)
+        return 0
+
+    # ------------------------------------------------------------ request ids
+
+    cdef const RequestRow* remembered(self, const RequestKey* key, int64_t now_ms) except? NULL:
+        # What was allowed under the id within the retention, NULL when nothing was. Raises
+        # InvalidArgument when something else was asked under it.
+        cdef const RequestRow* row
+        if not key.given:
+            return NULL
+        requests_expire(&self.requests, now_ms - RETENTION_MS + 1, FORGET_AT_ONCE)
+        row = requests_find(&self.requests, &key.request)
+        if row != NULL and row.decide_ms <= now_ms - RETENTION_MS:
+            # Those decided before it are as old: forget them all, and then there is none.
+            requests_expire(&self.requests, now_ms - RETENTION_MS + 1, self.requests.size)
+            row = NULL
+        if row == NULL:
+            if self.requests.size >= REQUEST_IDS_MAX:
+                raise ResourceExhausted(
+                    "TOO_MANY_REQUEST_IDS",
+                    f"{REQUEST_IDS_MAX} request ids are remembered, which is the ceiling; commit"
+                    " without a request_id or wait until older ones pass their retention",
+                )
+            return NULL
+        if not same_digest(&row.payload, &key.payload):
+            raise InvalidArgument(
+                "REQUEST_ID_REUSED",
+                "request_id: it was used for another request within the last 24 hours; use a"
+                " fresh one for each send, and the same one only to repeat the same send",
+                violations=(
+                    FieldViolation("request_id", "already used for another request; use a fresh one"),
+                ),
+            )
+        return row
+
+    cdef int remember_batch(
+        self, Subject* subject, const RequestKey* key, int64_t now_ms
+    ) except -1:
+        # Remembers what a batch was asked under its id, once one of its recipients is counted.
+        cdef Event event
+        cdef RequestRow row
+        if not key.given or requests_find(&self.requests, &key.request) != NULL:
+            return 0
+        memset(&event, 0, sizeof(Event))
+        event.type = EVENT_BATCH_HEAD
+        event.account = self.journalled_id(subject.account.id)
+        event.time_ms = now_ms
+        event.request = key.request
+        event.payload = key.payload
+        self.append(&event)
+        row.request = key.request
+        row.payload = key.payload
+        row.position = 0
+        row.sequence = 0
+        row.decide_ms = now_ms
+        return requests_remember(&self.requests, &row)
+
+    # ------------------------------------------------------------ journal
+
+    cdef uint64_t append(self, const Event* event) except 0:
+        cdef uint64_t position = events_append(&self.buffer, event)
+        self.appended += 1
+        self.last_event_ms = max(self.last_event_ms, event.time_ms)
+        return position
+
+    cdef uint32_t journalled_id(self, uint32_t id) except 0:
+        # The id, once the journal defines it.
+        cdef Event event
+        cdef NameRow* row = &self.accounts.names.rows[id - 1]
+        if not row.journalled:
+            memset(&event, 0, sizeof(Event))
+            event.type = EVENT_NAME
+            event.name_id = id
+            event.body.data = row.text
+            event.body.size = row.size
+            self.append(&event)
+            self.accounts.names.rows[id - 1].journalled = True
+        return id
+
+    cdef uint32_t journalled_text(self, Slice text) except? 0:
+        # The id of a policy's or a limit's name; 0 for an empty one.
+        cdef uint64_t hash
+        if text.size == 0:
+            return 0
+        hash = siphash64(&self.accounts.keys.name, text.data, text.size)
+        return self.journalled_id(names_insert(&self.accounts.names, text, hash))
+
+    cdef int intern(self, Subject* subject) except -1:
+        # Gives every name of the attempt an id; may be refused for lack of room.
+        cdef int dimension
+        cdef Name* name
+        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+            name = &subject.names[dimension]
+            if subject.present & (<uint32_t>1 << dimension) and name.id == 0:
+                name.id = names_insert(&self.accounts.names, name.text, name.hash)
+        if subject.account.id == 0:
+            subject.account.id = names_insert(
+                &self.accounts.names, subject.account.text, subject.account.hash
+            )
+        return 0
+
+    cdef int fill_event(self, Event* event, Subject* subject, int64_t now_ms) except -1:
+        cdef int dimension
+        memset(event, 0, sizeof(Event))
+        event.account = self.journalled_id(subject.account.id)
+        event.time_ms = now_ms
+        event.present = subject.present
+        event.contact = subject.contact
+        event.address = subject.address
+        event.message_count = subject.message_count
+        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+            if subject.present & (<uint32_t>1 << dimension):
+                event.names[dimension] = self.journalled_id(subject.names[dimension].id)
+        return 0
+
+    cdef int record_commit(
+        self,
+        Account* account,
+        Subject* subject,
+        const RequestKey* key,
+        int64_t now_ms,
+        Committed* committed,
+    ) except -1:
+        # Journals a counted attempt and gives it its place in the account's order.
+        cdef Event event
+        self.fill_event(&event, subject, now_ms)
+        event.type = EVENT_COMMIT
+        event.sequence = account.sequence + 1
+        event.previous_account = account.last_position
+        event.previous_contact = account.contacts.last_positions[subject.contact_index]
+        if subject.present & (1 << DIMENSION_ADDRESS):
+            event.previous_address = account.addresses.last_positions[subject.address_index]
+        if key.given:
+            event.has_request = True
+            event.derived = key.derived
+            event.request = key.request
+            event.payload = key.payload
+        committed.position = self.append(&event)
+        committed.sequence = event.sequence
+        return self.settle(account, subject, &event, committed.position)
+
+    cdef int settle(
+        self, Account* account, Subject* subject, const Event* event, uint64_t position
+    ) except -1:
+        # What a commit changes beside the counters, the same live and in replay.
+        cdef RequestRow row
+        account.sequence = event.sequence
+        account.last_position = position
+        account.contacts.last_positions[subject.contact_index] = position
+        if event.present & (1 << DIMENSION_ADDRESS):
+            account.addresses.last_positions[subject.address_index] = position
+        if event.has_request:
+            row.request = event.request
+            row.payload = event.payload
+            row.position = position
+            row.sequence = event.sequence
+            row.decide_ms = event.time_ms
+            requests_remember(&self.requests, &row)
+        return 0
+
+    cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1:
+        # Journals a denied attempt with the limit that binds it.
+        cdef Event event
+        cdef const LimitResult* binding
+        self.intern(subject)
+        self.fill_event(&event, subject, now_ms)
+        event.type = EVENT_DENIAL
+        event.reason = self.judge.decision.reason
+        event.retry_ms = self.judge.decision.retry_ms
+        event.previous_account = account.last_position
+        if self.judge.decision.binding >= 0:
+            binding = &self.judge.decision.results[self.judge.decision.binding]
+            event.policy = self.journalled_text(binding.policy)
+            event.limit = self.journalled_text(binding.limit_id)
+            event.max_count = binding.max_count
+            event.used_count = binding.used_count
+        self.append(&event)
+        return 0
+
+    # ------------------------------------------------------------ replay
+
+    cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1:
+        cdef RequestRow row
+        cdef Subject subject
+        if event.type == EVENT_NAME:
+            return self.apply_name(event)
+        self.last_event_ms = max(self.last_event_ms, event.time_ms)
+        if event.type == EVENT_REVISION:
+            on_revision(
+                PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size),
+                event.time_ms,
+            )
+            return 0
+        memset(&subject, 0, sizeof(Subject))
+        self.name_of(event.account, &subject.account)
+        if event.type == EVENT_COMMIT:
+            return self.apply_commit(event, &subject, position)
+        if event.type == EVENT_INLINE_KIND:
+            return self.apply_inline_kind(event, &subject)
+        if event.type == EVENT_BATCH_HEAD:
+            row.request = event.request
+            row.payload = event.payload
+            row.position = 0
+            row.sequence = 0
+            row.decide_ms = event.time_ms
+            self.forget_before(event.time_ms)
+            requests_remember(&self.requests, &row)
+        return 0
+
+    cdef int name_of(self, uint32_t id, Name* name) except -1:
+        # The name that the journal defined under an id.
+        cdef const NameRow* row
+        if not 0 < id <= self.accounts.names.size:
+            raise DataLoss("JOURNAL_CORRUPT", f"an event names {id}, which no event defines")
+        row = &self.accounts.names.rows[id - 1]
+        name.id = id
+        name.hash = row.hash
+        name.text.data = row.text
+        name.text.size = row.size
+        return 0
+
+    cdef int apply_name(self, const Event* event) except -1:
+        cdef uint64_t hash = siphash64(
+            &self.accounts.keys.name, event.body.data, event.body.size
+        )
+        if names_insert(&self.accounts.names, event.body, hash) != event.name_id:
+            raise DataLoss("JOURNAL_CORRUPT", f"name {event.name_id} is defined out of order")
+        self.accounts.names.rows[event.name_id - 1].journalled = True
+        return 0
+
+    cdef int apply_commit(
+        self, const Event* event, Subject* subject, uint64_t position
+    ) except -1:
+        cdef int dimension
+        cdef Account* account
+        subject.present = event.present
+        subject.contact = event.contact
+        subject.address = event.address
+        subject.message_count = event.message_count
+        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+            if event.present & (<uint32_t>1 << dimension):
+                self.name_of(event.names[dimension], &subject.names[dimension])
+        account = self.accounts.make(subject)
+        if event.sequence != account.sequence + 1:
+            raise DataLoss(
+                "JOURNAL_CORRUPT",
+                f"an account's commit {event.sequence} follows its commit {account.sequence}",
+            )
+        self.undo_size = 0
+        self.count_tentatively(account, subject, event.time_ms)
+        self.undo_size = 0
+        self.accounts.mark_inline_used(account, event.time_ms)
+        if event.has_request:
+            self.forget_before(event.time_ms)
+        return self.settle(account, subject, event, position)
+
+    cdef int apply_inline_kind(self, const Event* event, Subject* subject) except -1:
+        cdef Account* account = self.accounts.make(subject)
+        cdef Kind kind = self.define_kind(
+            PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size)
+        )
+        return self.accounts.put_inline(account, kind, event.time_ms, event.dropped)
+
+    cdef void forget_before(self, int64_t now_ms) noexcept:
+        requests_expire(&self.requests, now_ms - RETENTION_MS + 1, self.requests.size)

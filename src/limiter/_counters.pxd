@@ -1,0 +1,46 @@
+# The counters of one account: one state per kind, each keyed by the values of the kind's dimensions.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from limiter._distinct cimport DistinctCounter
+from limiter._kinds cimport KindRules
+from limiter._messages cimport Addition, MessageCounter
+from limiter._subject cimport Subject
+
+cdef struct CounterKey:
+    # Up to four dimensions exactly (id or index plus one, 32 bits each), more by digest.
+    uint64_t low
+    uint64_t high
+
+cdef union Counter:
+    MessageCounter messages
+    DistinctCounter distinct
+
+cdef struct KeyedCounter:
+    CounterKey key             # both zero = free
+    Counter counter
+
+cdef struct KindState:
+    KindRules* kind            # borrowed; the account keeps the Kind alive
+    int64_t since_ms           # counting began here
+    int64_t last_used_ms       # of an inline kind
+    Counter single             # of a kind without dimensions
+    KeyedCounter* keyed        # owned; open addressing
+    uint32_t keyed_size
+    uint32_t keyed_capacity    # power of two
+
+cdef struct Undo:
+    # What one count changed, for take_back.
+    int slot                   # of the kind's state in the account
+    CounterKey key
+    Addition addition          # of a message counter
+    uint32_t index             # of a distinct counter ...
+    int64_t before_ms          # ... and that member's instant before, NEVER_MS = none
+
+cdef void state_free(KindState* state) noexcept nogil
+cdef Counter* find_counter(KindState* state, const Subject* subject) noexcept nogil
+cdef int expire(KindState* state, Counter* counter, int64_t now_ms) except -1 nogil
+cdef int count(
+    KindState* state, const Subject* subject, int64_t now_ms, Undo* undo
+) except -1 nogil
+cdef int take_back(KindState* state, const Undo* undo) except -1 nogil

@@ -1,0 +1,61 @@
+# The journal's events: packed bytes <-> plain structs.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from limiter._siphash cimport Digest
+from limiter._types cimport Slice
+
+cdef enum:
+    # Event types; numbers are never reused.
+    EVENT_NAME = 1             # defines the id of a name
+    EVENT_COMMIT = 2           # an allowed attempt, counted
+    EVENT_DENIAL = 3           # a denied attempt
+    EVENT_REVISION = 4         # a change of policies and assignments, opaque here
+    EVENT_INLINE_KIND = 5      # an account begins to keep an inline limit's kind of counter
+    EVENT_BATCH_HEAD = 6       # a batch's request_id and what it was asked
+
+cdef enum:
+    EVENT_HEADER_BYTES = 4     # type in the low byte, body length in the other three
+    OFFSET_BITS = 24           # of a position: the event's offset in its group
+
+cdef struct Event:
+    # Every field of every type; the ones that a type does not have stay zero.
+    int type
+    uint32_t account           # name id
+    int64_t time_ms
+    int64_t sequence           # account_sequence of a commit
+    uint32_t present           # bit per dimension index
+    Digest contact
+    Digest address
+    uint32_t[9] names          # by dimension index; contact and address unused
+    int64_t message_count
+    uint64_t previous_account  # positions of the previous commits, 0 = none
+    uint64_t previous_contact
+    uint64_t previous_address
+    bint has_request
+    bint derived               # the request id is one derived from a batch's
+    Digest request             # digest of the request id
+    Digest payload             # digest of what was asked under it
+    int reason                 # of a denial, with the binding limit:
+    uint32_t policy            # name id, 0 = inline or none
+    uint32_t limit             # name id
+    int64_t max_count
+    int64_t used_count
+    int64_t retry_ms           # NO_TIME when there is none
+    uint32_t name_id           # of a name's definition
+    uint32_t dropped           # inline kind dropped for a new one: its place + 1, 0 = none
+    Slice body                 # text, revision or kind definition; borrowed
+
+cdef struct EventBuffer:
+    # The events of the group that is being filled.
+    uint8_t* data              # owned
+    uint32_t size              # bytes
+    uint32_t capacity
+    uint32_t count             # events
+    uint64_t group             # number that this group will have
+
+cdef void events_free(EventBuffer* buffer) noexcept nogil
+cdef uint64_t events_append(EventBuffer* buffer, const Event* event) except 0 nogil
+cdef int event_read(
+    const uint8_t* data, size_t size, uint64_t position, Event* event
+) noexcept nogil

@@ -1,0 +1,264 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The journal's events, packed.
+
+An event is a four-byte header (type, body length) and a body of LEB128 varints and raw 16-byte digests.
+It stands alone: contacts and addresses are digests, names are ids that an earlier NAME event of the
+journal defines, and a commit names the positions of the previous commits of its account, contact and
+address, so that their histories are a walk back. A position is a group's number and the event's offset
+in it; 0 is none.
+
+    COMMIT, DENIAL:  account time flags present contact [address] names… [message_count]
+                     previous_account previous_contact [previous_address] [request payload]
+                     then COMMIT: sequence;  DENIAL: reason policy limit max used retry
+    NAME:            id text
+    REVISION:        time bytes
+    INLINE_KIND:     account time dropped definition
+    BATCH_HEAD:      account time request payload
+"""
+
+from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from limiter._siphash cimport Digest
+from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT, NO_TIME, Slice
+
+cdef enum:
+    FLAG_MANY = 1              # message_count is not 1
+    FLAG_REQUEST = 2
+    FLAG_DERIVED = 4
+
+# No body but a name, a revision or a definition is longer than this.
+cdef uint32_t FIXED_BYTES_MAX = 320
+
+
+# ---------------------------------------------------------------- writing
+
+
+cdef inline uint8_t* put_varint(uint8_t* out, uint64_t value) noexcept nogil:
+    while value >= 0x80:
+        out[0] = <uint8_t>(value | 0x80)
+        value >>= 7
+        out += 1
+    out[0] = <uint8_t>value
+    return out + 1
+
+
+cdef inline uint8_t* put_digest(uint8_t* out, const Digest* digest) noexcept nogil:
+    memcpy(out, digest, 16)
+    return out + 16
+
+
+cdef inline uint8_t* put_back(uint8_t* out, uint64_t here, uint64_t there) noexcept nogil:
+    # An earlier position as the way back to it; 0 stays 0.
+    return put_varint(out, here - there if there else 0)
+
+
+cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) noexcept nogil:
+    cdef int dimension
+    cdef uint8_t flags = 0
+    if event.message_count != 1:
+        flags |= FLAG_MANY
+    if event.has_request:
+        flags |= FLAG_REQUEST
+    if event.derived:
+        flags |= FLAG_DERIVED
+    out = put_varint(out, event.account)
+    out = put_varint(out, <uint64_t>event.time_ms)
+    out[0] = flags
+    out = put_varint(out + 1, event.present)
+    out = put_digest(out, &event.contact)
+    if event.present & (1 << DIMENSION_ADDRESS):
+        out = put_digest(out, &event.address)
+    for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+        if event.present & (1 << dimension):
+            out = put_varint(out, event.names[dimension])
+    if flags & FLAG_MANY:
+        out = put_varint(out, <uint64_t>event.message_count)
+    out = put_back(out, position, event.previous_account)
+    out = put_back(out, position, event.previous_contact)
+    if event.present & (1 << DIMENSION_ADDRESS):
+        out = put_back(out, position, event.previous_address)
+    if event.has_request:
+        out = put_digest(out, &event.request)
+        out = put_digest(out, &event.payload)
+    return out
+
+
+cdef uint8_t* put_body(uint8_t* out, const Event* event, uint64_t position) noexcept nogil:
+    if event.type == EVENT_COMMIT:
+        out = put_attempt(out, event, position)
+        return put_varint(out, <uint64_t>event.sequence)
+    if event.type == EVENT_DENIAL:
+        out = put_attempt(out, event, position)
+        out = put_varint(out, <uint64_t>event.reason)
+        out = put_varint(out, event.policy)
+        out = put_varint(out, event.limit)
+        out = put_varint(out, <uint64_t>event.max_count)
+        out = put_varint(out, <uint64_t>event.used_count)
+        return put_varint(out, <uint64_t>(event.retry_ms + 1))
+    if event.type == EVENT_NAME:
+        out = put_varint(out, event.name_id)
+    elif event.type == EVENT_REVISION:
+        out = put_varint(out, <uint64_t>event.time_ms)
+    else:
+        out = put_varint(out, event.account)
+        out = put_varint(out, <uint64_t>event.time_ms)
+        if event.type == EVENT_BATCH_HEAD:
+            out = put_digest(out, &event.request)
+            return put_digest(out, &event.payload)
+        out = put_varint(out, event.dropped)
+    memcpy(out, event.body.data, event.body.size)
+    return out + event.body.size
+
+
+cdef void events_free(EventBuffer* buffer) noexcept nogil:
+    free(buffer.data)
+    buffer.data = NULL
+
+
+cdef uint64_t events_append(EventBuffer* buffer, const Event* event) except 0 nogil:
+    # Appends an event to the group and returns its position.
+    cdef uint64_t needed = <uint64_t>buffer.size + FIXED_BYTES_MAX + event.body.size
+    cdef uint64_t capacity
+    cdef uint8_t* data
+    cdef uint64_t position = (buffer.group << OFFSET_BITS) | buffer.size
+    cdef uint32_t length
+    if needed >= <uint64_t>1 << OFFSET_BITS:
+        with gil:
+            raise OverflowError("a journal group is full; its bounds do not fit each other")
+    if needed > buffer.capacity:
+        capacity = max(needed, 2 * <uint64_t>buffer.capacity)
+        data = <uint8_t*>realloc(buffer.data, capacity)
+        if data == NULL:
+            with gil:
+                raise MemoryError
+        buffer.data = data
+        buffer.capacity = <uint32_t>capacity
+    data = buffer.data + buffer.size
+    length = <uint32_t>(
+        put_body(data + EVENT_HEADER_BYTES, event, position) - (data + EVENT_HEADER_BYTES)
+    )
+    data[0] = <uint8_t>event.type
+    data[1] = <uint8_t>length
+    data[2] = <uint8_t>(length >> 8)
+    data[3] = <uint8_t>(length >> 16)
+    buffer.size += EVENT_HEADER_BYTES + length
+    buffer.count += 1
+    return position
+
+
+# ---------------------------------------------------------------- reading
+
+
+cdef struct Cursor:
+    const uint8_t* data
+    const uint8_t* end
+    bint broken                # a read went past the end
+
+
+cdef uint64_t get_varint(Cursor* cursor) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int shift = 0
+    while cursor.data < cursor.end and shift < 64:
+        value |= (<uint64_t>(cursor.data[0] & 0x7F)) << shift
+        cursor.data += 1
+        if cursor.data[-1] < 0x80:
+            return value
+        shift += 7
+    cursor.broken = True
+    return 0
+
+
+cdef void get_digest(Cursor* cursor, Digest* digest) noexcept nogil:
+    if cursor.end - cursor.data < 16:
+        cursor.broken = True
+        return
+    memcpy(digest, cursor.data, 16)
+    cursor.data += 16
+
+
+cdef uint64_t get_back(Cursor* cursor, uint64_t here) noexcept nogil:
+    cdef uint64_t back = get_varint(cursor)
+    return here - back if back else 0
+
+
+cdef void get_attempt(Cursor* cursor, Event* event, uint64_t position) noexcept nogil:
+    cdef int dimension
+    cdef uint8_t flags = 0
+    event.account = <uint32_t>get_varint(cursor)
+    event.time_ms = <int64_t>get_varint(cursor)
+    if cursor.data < cursor.end:
+        flags = cursor.data[0]
+        cursor.data += 1
+    event.present = <uint32_t>get_varint(cursor)
+    event.has_request = (flags & FLAG_REQUEST) != 0
+    event.derived = (flags & FLAG_DERIVED) != 0
+    get_digest(cursor, &event.contact)
+    if event.present & (1 << DIMENSION_ADDRESS):
+        get_digest(cursor, &event.address)
+    for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
+        if event.present & (1 << dimension):
+            event.names[dimension] = <uint32_t>get_varint(cursor)
+    event.message_count = <int64_t>get_varint(cursor) if flags & FLAG_MANY else 1
+    event.previous_account = get_back(cursor, position)
+    event.previous_contact = get_back(cursor, position)
+    if event.present & (1 << DIMENSION_ADDRESS):
+        event.previous_address = get_back(cursor, position)
+    if event.has_request:
+        get_digest(cursor, &event.request)
+        get_digest(cursor, &event.payload)
+
+
+cdef void get_body(Cursor* cursor, Event* event, uint64_t position) noexcept nogil:
+    if event.type == EVENT_COMMIT or event.type == EVENT_DENIAL:
+        get_attempt(cursor, event, position)
+        if event.type == EVENT_COMMIT:
+            event.sequence = <int64_t>get_varint(cursor)
+            return
+        event.reason = <int>get_varint(cursor)
+        event.policy = <uint32_t>get_varint(cursor)
+        event.limit = <uint32_t>get_varint(cursor)
+        event.max_count = <int64_t>get_varint(cursor)
+        event.used_count = <int64_t>get_varint(cursor)
+        event.retry_ms = <int64_t>get_varint(cursor) - 1
+        return
+    if event.type == EVENT_NAME:
+        event.name_id = <uint32_t>get_varint(cursor)
+    elif event.type == EVENT_REVISION:
+        event.time_ms = <int64_t>get_varint(cursor)
+    else:
+        event.account = <uint32_t>get_varint(cursor)
+        event.time_ms = <int64_t>get_varint(cursor)
+        if event.type == EVENT_BATCH_HEAD:
+            event.has_request = True
+            get_digest(cursor, &event.request)
+            get_digest(cursor, &event.payload)
+            return
+        event.dropped = <uint32_t>get_varint(cursor)
+    event.body.data = cursor.data
+    event.body.size = <uint32_t>(cursor.end - cursor.data)
+    cursor.data = cursor.end
+
+
+cdef int event_read(
+    const uint8_t* data, size_t size, uint64_t position, Event* event
+) noexcept nogil:
+    # Reads the event at `data`; returns the bytes it takes, or 0 when they are not an event.
+    cdef Cursor cursor
+    cdef uint32_t length
+    memset(event, 0, sizeof(Event))
+    event.retry_ms = NO_TIME
+    if size < EVENT_HEADER_BYTES:
+        return 0
+    event.type = data[0]
+    length = data[1] | (<uint32_t>data[2] << 8) | (<uint32_t>data[3] << 16)
+    if size - EVENT_HEADER_BYTES < length or not EVENT_NAME <= event.type <= EVENT_BATCH_HEAD:
+        return 0
+    cursor.data = data + EVENT_HEADER_BYTES
+    cursor.end = cursor.data + length
+    cursor.broken = False
+    get_body(&cursor, event, position)
+    if cursor.broken or cursor.data != cursor.end:
+        return 0
+    return <int>(EVENT_HEADER_BYTES + length)

@@ -1,0 +1,596 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The hot calls, from request bytes to response bytes.
+
+Each call decodes into the decoder's structs, asks the core, and encodes what it decided; the events of
+what was counted are then in the core's buffer, waiting for their group. A request is validated whole
+before anything of it is counted, so a call that raises has changed nothing.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from limiter import bounds
+from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
+from limiter._accounts cimport Account
+from limiter._core cimport Committed, Core, RequestKey
+from limiter._index cimport NO_INDEX, DenseIndex, index_find, index_free, index_insert
+from limiter._kinds cimport BoundPlan, InlineRules, Kind, Rule, bind_inline
+from limiter._messages cimport NEVER_MS
+from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
+from limiter._siphash cimport Digest, same_digest, siphash128
+from limiter._subject cimport Subject
+from limiter._types cimport (
+    ATOMICITY_ALL_OR_NOTHING,
+    DIMENSION_ADDRESS,
+    DIMENSION_CONTACT,
+    DIMENSION_COUNT,
+    NO_TIME,
+    OUTCOME_ALLOWED,
+    VIEW_BASIC,
+    VIEW_FULL,
+    Attempt,
+    Recipient,
+    Slice,
+)
+from limiter._wire cimport Decoder, OutBuffer, Request
+
+cdef int64_t RETRY_HORIZON_MS = bounds.RETRY_HORIZON_MS
+cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
+_INLINE_CACHE_MAX = 10_000
+
+cdef enum:
+    # What the recipients of a batch are tried for.
+    TRY_QUIETLY                # only to see how many pass
+    TRY_TO_REPORT              # a CheckBatch
+    TRY_TO_REJECT              # a batch that goes as a whole or not, and does not
+
+
+cdef inline const uint8_t* data_of(bytes request) noexcept:
+    return <const uint8_t*>PyBytes_AS_STRING(request)
+
+
+cdef class Decider:
+    """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule or raises
+    InvalidArgument; with `require_policy` an attempt that no assignment covers is denied.
+
+    Every method takes the serialized request and the instant of the decision (ms since the epoch),
+    and returns the serialized response; the commits also return whether the response must wait
+    until everything appended so far is durable. Raises InvalidArgument and ResourceExhausted."""
+
+    def __cinit__(self, Core core not None, compile_inline, bint require_policy=False):
+        self.core = core
+        self.decoder = Decoder()
+        self.out = OutBuffer()
+        self.compile_inline = compile_inline
+        self.inline_cache = {}
+        self.require_policy = require_policy
+
+    def __dealloc__(self):
+        free(self.scratch)
+        index_free(&self.seen)
+        requests_free(&self.asked)
+
+    # ------------------------------------------------------------ single attempts
+
+    def check(self, bytes request not None, int64_t now_ms):
+        """Check: what would Commit say now? Changes nothing."""
+        cdef Subject subject
+        now_ms = self.begin(now_ms)
+        self.decoder.check(data_of(request), PyBytes_GET_SIZE(request))
+        rules = self.inline_rules()
+        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.core.decide(&subject, rules, now_ms, self.require_policy)
+        self.out.check_response(
+            &self.core.judge.decision, self.decoder.request.view or VIEW_FULL
+        )
+        return self.out.take()
+
+    def commit(self, bytes request not None, int64_t now_ms):
+        """Commit: decides, and counts iff every enforced limit allows."""
+        cdef Subject subject
+        cdef RequestKey key
+        cdef Committed committed
+        now_ms = self.begin(now_ms)
+        self.decoder.commit(data_of(request), PyBytes_GET_SIZE(request))
+        rules = self.inline_rules()
+        key = self.single_key(rules)
+        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.core.commit(&subject, rules, &key, now_ms, self.require_policy, &committed)
+        self.out.commit_response(
+            &self.core.judge.decision,
+            self.decoder.request.view or VIEW_FULL,
+            committed.position,
+            committed.sequence,
+            committed.replayed,
+        )
+        return self.out.take(), committed.position != 0
+
+    def get_usage(self, bytes request not None, int64_t now_ms):
+        """GetUsage: how the counters stand that would apply to a template of an attempt."""
+        cdef Subject subject
+        now_ms = self.begin(now_ms)
+        self.decoder.usage(data_of(request), PyBytes_GET_SIZE(request))
+        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.core.usage(&subject, now_ms)
+        self.out.usage_response(self.core.judge.results, self.core.judge.count)
+        return self.out.take()
+
+    # ------------------------------------------------------------ batches
+
+    def check_batch(self, bytes request not None, int64_t now_ms):
+        """CheckBatch: what would CommitBatch say now? Changes nothing."""
+        cdef Subject subject
+        cdef RequestKey none
+        cdef BatchCounts counts
+        cdef bint whole
+        now_ms = self.begin(now_ms)
+        memset(&none, 0, sizeof(RequestKey))
+        self.decoder.check_batch(data_of(request), PyBytes_GET_SIZE(request))
+        rules = self.inline_rules()
+        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.validate_batch(&subject, rules, &none, now_ms)
+        whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
+        if not (whole and self.reject_whole(&subject, rules, &none, now_ms, False, &counts)):
+            self.try_each(
+                &subject, rules, &none, now_ms, TRY_TO_REPORT, NO_TIME, False, &counts
+            )
+        self.out.batch_counts(counts.accepted, counts.denied, counts.duplicate, 0)
+        return self.out.take()
+
+    def commit_batch(self, bytes request not None, int64_t now_ms):
+        """CommitBatch: decides the recipients in order, at one instant."""
+        cdef Subject subject
+        cdef RequestKey batch
+        cdef BatchCounts counts
+        cdef bint whole
+        now_ms = self.begin(now_ms)
+        self.decoder.commit_batch(data_of(request), PyBytes_GET_SIZE(request))
+        rules = self.inline_rules()
+        batch = self.batch_key(rules)
+        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.validate_batch(&subject, rules, &batch, now_ms)
+        whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
+        if not (whole and self.reject_whole(&subject, rules, &batch, now_ms, True, &counts)):
+            self.commit_each(&subject, rules, &batch, now_ms, &counts)
+        self.out.batch_counts(counts.accepted, counts.denied, counts.duplicate, 0)
+        return self.out.take(), counts.accepted != 0
+
+    cdef int validate_batch(
+        self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
+    ) except -1:
+        # Raises for whatever the batch will be refused for, before any of it is counted.
+        cdef Request* request = &self.decoder.request
+        cdef Account* account = self.core.accounts.find(subject)
+        cdef BoundPlan plan = self.core.plan_of(account, subject)
+        cdef RequestKey key
+        cdef RequestRow row
+        cdef const RequestRow* other
+        cdef uint32_t i
+        self.core.remembered(batch, now_ms)
+        requests_free(&self.asked)
+        memset(&self.asked, 0, sizeof(self.asked))
+        for i in range(request.recipient_count):
+            self.core.address_to(
+                subject, request.recipients[i].contact, request.recipients[i].address
+            )
+            self.core.judge.require_fields(plan, rules, subject, i)
+            if request.recipients[i].request_id.size == 0:
+                continue
+            key = self.recipient_key(rules, batch, i)
+            self.core.remembered(&key, now_ms)
+            other = requests_find(&self.asked, &key.request)
+            if other == NULL:
+                memset(&row, 0, sizeof(row))
+                row.request = key.request
+                row.payload = key.payload
+                requests_remember(&self.asked, &row)
+            elif not same_digest(&other.payload, &key.payload):
+                field = f"recipients[{i}].request_id"
+                raise InvalidArgument(
+                    "REQUEST_ID_REUSED",
+                    f"{field}: another recipient of this batch has the same; use a fresh one each",
+                    violations=(FieldViolation(field, "used twice in this batch"),),
+                )
+        if self.core.requests.size + request.recipient_count >= REQUEST_IDS_MAX:
+            raise ResourceExhausted(
+                "TOO_MANY_REQUEST_IDS",
+                f"{REQUEST_IDS_MAX} request ids are remembered, which is the ceiling; commit"
+                " without a request_id or wait until older ones pass their retention",
+            )
+        return 0
+
+    cdef int commit_each(
+        self,
+        Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+        BatchCounts* counts,
+    ) except -1:
+        # Commits the recipients in order, each accepted or denied.
+        cdef Request* request = &self.decoder.request
+        cdef Recipient* recipient
+        cdef RequestKey key
+        cdef Committed committed
+        cdef uint32_t i
+        self.forget_seen()
+        memset(counts, 0, sizeof(BatchCounts))
+        for i in range(request.recipient_count):
+            recipient = &request.recipients[i]
+            self.core.address_to(subject, recipient.contact, recipient.address)
+            if request.exclude_duplicates and self.is_duplicate(subject):
+                counts.duplicate += 1
+                self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
+                continue
+            key = self.recipient_key(rules, batch, i)
+            self.core.commit(subject, rules, &key, now_ms, self.require_policy, &committed)
+            if committed.position:
+                counts.accepted += 1
+                self.core.remember_batch(subject, batch, now_ms)
+            else:
+                counts.denied += 1
+            self.out.batch_result(
+                recipient.reference,
+                &self.core.judge.decision,
+                request.view or VIEW_BASIC,
+                committed.position,
+                committed.sequence,
+                committed.replayed,
+            )
+        return 0
+
+    # ------------------------------------------------------------ batches that are only tried
+
+    cdef int try_each(
+        self,
+        Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+        int purpose,
+        int64_t retry_ms,
+        bint journal,
+        BatchCounts* counts,
+    ) except -1:
+        # Decides the recipients in order, each accepted one counting for those behind it, and
+        # takes everything back. With `journal`, denials are journalled.
+        cdef Subject trial = subject[0]
+        cdef Account* account = self.core.accounts.find(&trial)
+        cdef int borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+        self.forget_seen()
+        memset(counts, 0, sizeof(BatchCounts))
+        self.core.undo_size = 0
+        try:
+            self.try_recipients(
+                account, &trial, rules, batch, now_ms, purpose, retry_ms, journal, counts
+            )
+        finally:
+            self.core.take_back_all(account)
+            self.return_inline_kinds(account, borrowed)
+        return 0
+
+    cdef int try_recipients(
+        self,
+        Account* account,
+        Subject* trial,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+        int purpose,
+        int64_t retry_ms,
+        bint journal,
+        BatchCounts* counts,
+    ) except -1:
+        cdef Request* request = &self.decoder.request
+        cdef Core core = self.core
+        cdef BoundPlan plan = core.plan_of(account, trial)
+        cdef Recipient* recipient
+        cdef RequestKey key
+        cdef const RequestRow* row
+        cdef Committed committed
+        cdef uint32_t i
+        for i in range(request.recipient_count):
+            recipient = &request.recipients[i]
+            core.address_to(trial, recipient.contact, recipient.address)
+            memset(&committed, 0, sizeof(Committed))
+            if request.exclude_duplicates and self.is_duplicate(trial):
+                counts.duplicate += 1
+                if purpose != TRY_QUIETLY:
+                    self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
+                continue
+            key = self.recipient_key(rules, batch, i)
+            row = core.remembered(&key, now_ms)
+            core.borrow_ids(account, trial)
+            if row != NULL:
+                core.answer_again(trial, row, now_ms, &committed)
+            else:
+                core.judge.decide(
+                    core.accounts, account, plan, rules, trial, now_ms, self.require_policy
+                )
+                if core.judge.decision.outcome == OUTCOME_ALLOWED:
+                    core.count_tentatively(account, trial, now_ms)
+                if purpose == TRY_TO_REJECT:
+                    core.judge.reject(now_ms, retry_ms)
+                    if journal:
+                        core.record_denial(account, trial, now_ms)
+            if core.judge.decision.outcome == OUTCOME_ALLOWED:
+                counts.accepted += 1
+            else:
+                counts.denied += 1
+            if purpose != TRY_QUIETLY:
+                self.out.batch_result(
+                    recipient.reference,
+                    &core.judge.decision,
+                    request.view or VIEW_BASIC,
+                    committed.position,
+                    committed.sequence,
+                    committed.replayed,
+                )
+        return 0
+
+    cdef bint reject_whole(
+        self,
+        Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+        bint journal,
+        BatchCounts* counts,
+    ) except -1:
+        # Of a batch that goes as a whole or not: answers it if it does not go; False if it goes.
+        cdef int64_t retry_ms
+        if journal:
+            # A rejected recipient is journalled, and journalled names have real ids.
+            self.core.intern(subject)
+        self.try_each(subject, rules, batch, now_ms, TRY_QUIETLY, NO_TIME, False, counts)
+        if counts.denied == 0:
+            return False
+        retry_ms = self.batch_retry_ms(subject, rules, batch, now_ms)
+        self.try_each(subject, rules, batch, now_ms, TRY_TO_REJECT, retry_ms, journal, counts)
+        return True
+
+    cdef int64_t batch_retry_ms(
+        self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
+    ) except? -2:
+        # The earliest instant at which the whole batch passes; NO_TIME when there is none.
+        cdef Subject trial = subject[0]
+        cdef Account* account = self.core.visit(&trial)
+        cdef BatchCounts counts
+        cdef int borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+        cdef int64_t latest_ms
+        # A batch that does not even fit empty counters never passes.
+        self.forget_seen()
+        memset(&counts, 0, sizeof(BatchCounts))
+        self.core.undo_size = 0
+        try:
+            self.try_recipients(
+                account, &trial, rules, batch, now_ms, TRY_QUIETLY, NO_TIME, False, &counts
+            )
+        finally:
+            self.core.take_back_all(account)
+            self.return_inline_kinds(account, borrowed)
+            self.core.accounts.leave()
+        if counts.denied:
+            return NO_TIME
+        trial = subject[0]
+        account = self.core.accounts.find(&trial)
+        borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+        try:
+            latest_ms = self.latest_passing_ms(account, &trial, rules, batch, now_ms)
+        finally:
+            self.core.take_back_all(account)
+            self.return_inline_kinds(account, borrowed)
+        return latest_ms if latest_ms - now_ms <= RETRY_HORIZON_MS else NO_TIME
+
+    cdef int64_t latest_passing_ms(
+        self,
+        Account* account,
+        Subject* trial,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+    ) except? -2:
+        # Counts the whole batch, then asks each recipient's limits when they would hold it.
+        cdef Request* request = &self.decoder.request
+        cdef BoundPlan plan = self.core.plan_of(account, trial)
+        cdef int64_t latest_ms = now_ms
+        cdef RequestKey key
+        cdef uint32_t i
+        cdef int counting
+        self.core.undo_size = 0
+        for counting in (1, 0):
+            self.forget_seen()
+            for i in range(request.recipient_count):
+                self.core.address_to(
+                    trial, request.recipients[i].contact, request.recipients[i].address
+                )
+                if request.exclude_duplicates and self.is_duplicate(trial):
+                    continue
+                key = self.recipient_key(rules, batch, i)
+                if self.core.remembered(&key, now_ms) != NULL:
+                    continue
+                self.core.borrow_ids(account, trial)
+                if counting:
+                    self.core.count_tentatively(account, trial, now_ms)
+                else:
+                    latest_ms = max(
+                        latest_ms,
+                        self.core.judge.all_pass_ms(
+                            self.core.accounts, account, plan, rules, trial, now_ms, now_ms
+                        ),
+                    )
+        return latest_ms
+
+    cdef int borrow_inline_kinds(
+        self, Account* account, InlineRules rules, int64_t now_ms
+    ) except -1:
+        # Lets the account keep the inline kinds that it does not have; returns how many those are.
+        cdef int borrowed = 0
+        cdef Rule rule
+        if rules is None:
+            return 0
+        for rule in rules.rules:
+            if self.core.accounts.state_of(account, rule.row.kind) < 0:
+                self.core.accounts.put_inline(account, rule.kind, now_ms, 0)
+                borrowed += 1
+        return borrowed
+
+    cdef void return_inline_kinds(self, Account* account, int borrowed) noexcept:
+        while borrowed:
+            self.core.accounts.drop_last_inline(account)
+            borrowed -= 1
+
+    cdef void forget_seen(self) noexcept:
+        index_free(&self.seen)
+        memset(&self.seen, 0, sizeof(self.seen))
+
+    cdef bint is_duplicate(self, const Subject* subject) except -1:
+        # Whether the batch was addressed to the same address, else the same contact, before.
+        cdef const Digest* who = &subject.contact
+        if subject.present & (1 << DIMENSION_ADDRESS):
+            who = &subject.address
+        if index_find(&self.seen, who) != NO_INDEX:
+            return True
+        index_insert(&self.seen, who)
+        return False
+
+    # ------------------------------------------------------------ what is asked under an id
+
+    cdef int64_t begin(self, int64_t now_ms) noexcept:
+        # Instants never go back, whatever the caller's clock says.
+        return max(now_ms, self.core.last_event_ms)
+
+    cdef InlineRules inline_rules(self):
+        # The request's inline limits, compiled; None when there are none.
+        cdef Request* request = &self.decoder.request
+        cdef int i
+        if request.inline_count == 0:
+            return None
+        raw = tuple([
+            request.inline_limits[i].data[: request.inline_limits[i].size]
+            for i in range(request.inline_count)
+        ])
+        found = self.inline_cache.get(raw)
+        if found is None:
+            rules = [self.compile_inline(limit) for limit in raw]
+            names = [(<Rule>rule).limit_id_bytes for rule in rules]
+            if len(set(names)) < len(names):
+                raise InvalidArgument.for_field(
+                    "inline_limits", "two limits have the same limit_id; give each its own"
+                )
+            if len(self.inline_cache) >= _INLINE_CACHE_MAX:
+                self.inline_cache.clear()
+            found = self.inline_cache[raw] = bind_inline(rules, &self.core.accounts.keys)
+        return found
+
+    cdef int note(self, const void* data, uint32_t size) except -1:
+        # Adds bytes to what is asked.
+        cdef uint32_t capacity
+        cdef uint8_t* scratch
+        if self.scratch_size + size > self.scratch_capacity:
+            capacity = 2 * (self.scratch_size + size) + 1024
+            scratch = <uint8_t*>realloc(self.scratch, capacity)
+            if scratch == NULL:
+                raise MemoryError
+            self.scratch = scratch
+            self.scratch_capacity = capacity
+        memcpy(self.scratch + self.scratch_size, data, size)
+        self.scratch_size += size
+        return 0
+
+    cdef int note_slice(self, Slice text) except -1:
+        self.note(&text.size, sizeof(text.size))
+        if text.size:
+            self.note(text.data, text.size)
+        return 0
+
+    cdef int note_attempt(self, const Attempt* attempt, InlineRules rules) except -1:
+        # The decoded attempt and its inline limits, in one canonical form.
+        cdef int64_t message_count = max(1, attempt.message_count)
+        cdef int dimension
+        self.note_slice(attempt.account)
+        for dimension in range(DIMENSION_COUNT):
+            self.note_slice(attempt.fields[dimension])
+        self.note_slice(attempt.contact_time_zone)
+        self.note(&message_count, sizeof(message_count))
+        if rules is not None:
+            self.note(data_of(rules.identity), <uint32_t>PyBytes_GET_SIZE(rules.identity))
+        return 0
+
+    cdef Digest noted(self) noexcept:
+        # The digest of all that was noted, which is then forgotten.
+        cdef Digest digest = siphash128(
+            &self.core.accounts.keys.request, self.scratch, self.scratch_size
+        )
+        self.scratch_size = 0
+        return digest
+
+    cdef Digest request_digest(self, uint8_t namespace, Slice id, uint32_t number) except *:
+        # The digest of a request id inside its account and namespace.
+        self.note(&namespace, 1)
+        self.note(&number, sizeof(number))
+        self.note_slice(self.decoder.request.attempt.account)
+        self.note_slice(id)
+        return self.noted()
+
+    cdef RequestKey single_key(self, InlineRules rules) except *:
+        cdef RequestKey key
+        memset(&key, 0, sizeof(key))
+        if self.decoder.request.request_id.size:
+            key.given = True
+            self.note_attempt(&self.decoder.request.attempt, rules)
+            key.payload = self.noted()
+            key.request = self.request_digest(c'c', self.decoder.request.request_id, 0)
+        return key
+
+    cdef RequestKey batch_key(self, InlineRules rules) except *:
+        # Under which id the whole batch is asked: the same recipients in the same order.
+        cdef Request* request = &self.decoder.request
+        cdef RequestKey key
+        cdef uint8_t[2] flags
+        cdef uint32_t i
+        memset(&key, 0, sizeof(key))
+        if request.request_id.size == 0:
+            return key
+        key.given = True
+        key.derived = True
+        flags[0] = request.atomicity == ATOMICITY_ALL_OR_NOTHING
+        flags[1] = request.exclude_duplicates
+        self.note_attempt(&request.attempt, rules)
+        self.note(flags, 2)
+        for i in range(request.recipient_count):
+            self.note_slice(request.recipients[i].contact)
+            self.note_slice(request.recipients[i].address)
+            self.note_slice(request.recipients[i].contact_time_zone)
+            self.note_slice(request.recipients[i].request_id)
+        key.payload = self.noted()
+        key.request = self.request_digest(c'b', request.request_id, 0)
+        return key
+
+    cdef RequestKey recipient_key(
+        self, InlineRules rules, const RequestKey* batch, uint32_t number
+    ) except *:
+        # A recipient's own id is one of Commit's; else it has one derived from the batch's.
+        cdef Request* request = &self.decoder.request
+        cdef Recipient* recipient = &request.recipients[number]
+        cdef Attempt attempt
+        cdef RequestKey key
+        memset(&key, 0, sizeof(key))
+        if recipient.request_id.size:
+            key.given = True
+            attempt = request.attempt
+            attempt.fields[DIMENSION_CONTACT] = recipient.contact
+            attempt.fields[DIMENSION_ADDRESS] = recipient.address
+            if recipient.contact_time_zone.size:
+                attempt.contact_time_zone = recipient.contact_time_zone
+            self.note_attempt(&attempt, rules)
+            key.payload = self.noted()
+            key.request = self.request_digest(c'c', recipient.request_id, 0)
+        elif batch.given:
+            key.given = True
+            key.derived = True
+            key.payload = batch.payload
+            key.request = self.request_digest(c'd', request.request_id, number)
+        return key

@@ -1,0 +1,101 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Dense indices for the contacts and addresses of one account.
+
+A digest is random already, so its low bits address the table directly. An index, once given, stays:
+bitsets and rings refer to it. Indices exist in memory only; what is journalled is the digest.
+"""
+
+from libc.stdlib cimport free, realloc, calloc
+from libc.stdint cimport uint32_t, uint64_t
+
+from limiter._siphash cimport Digest, same_digest
+
+
+cdef void index_free(DenseIndex* index) noexcept nogil:
+    free(index.digests)
+    free(index.last_positions)
+    free(index.slots)
+
+
+cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept nogil:
+    # The digest's index, or NO_INDEX.
+    cdef uint32_t slot
+    cdef uint32_t found
+    if index.slot_count == 0:
+        return NO_INDEX
+    slot = <uint32_t>digest.low & (index.slot_count - 1)
+    while True:
+        found = index.slots[slot]
+        if found == 0:
+            return NO_INDEX
+        if same_digest(&index.digests[found - 1], digest):
+            return found - 1
+        slot = (slot + 1) & (index.slot_count - 1)
+
+
+cdef int grow_slots(DenseIndex* index) except -1 nogil:
+    # Doubles the table, so that it is never more than three quarters full.
+    cdef uint32_t slot_count = index.slot_count * 2 if index.slot_count else 8
+    cdef uint32_t* slots = <uint32_t*>calloc(slot_count, sizeof(uint32_t))
+    cdef uint32_t i
+    cdef uint32_t slot
+    if slots == NULL:
+        with gil:
+            raise MemoryError
+    for i in range(index.size):
+        slot = <uint32_t>index.digests[i].low & (slot_count - 1)
+        while slots[slot]:
+            slot = (slot + 1) & (slot_count - 1)
+        slots[slot] = i + 1
+    free(index.slots)
+    index.slots = slots
+    index.slot_count = slot_count
+    return 0
+
+
+cdef int grow_rows(DenseIndex* index) except -1 nogil:
+    cdef uint32_t capacity = index.capacity + (index.capacity >> 1) if index.capacity else 4
+    cdef Digest* digests = <Digest*>realloc(index.digests, capacity * sizeof(Digest))
+    if digests == NULL:
+        with gil:
+            raise MemoryError
+    index.digests = digests
+    cdef uint64_t* positions = <uint64_t*>realloc(
+        index.last_positions, capacity * sizeof(uint64_t)
+    )
+    if positions == NULL:
+        with gil:
+            raise MemoryError
+    index.last_positions = positions
+    index.capacity = capacity
+    return 0
+
+
+cdef uint32_t index_insert(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil:
+    # The digest's index; the next free one if it is new.
+    cdef uint32_t found = index_find(index, digest)
+    cdef uint32_t slot
+    if found != NO_INDEX:
+        return found
+    if index.size == index.capacity:
+        grow_rows(index)
+    if (index.size + 1) * <uint64_t>4 > index.slot_count * <uint64_t>3:
+        grow_slots(index)
+    slot = <uint32_t>digest.low & (index.slot_count - 1)
+    while index.slots[slot]:
+        slot = (slot + 1) & (index.slot_count - 1)
+    index.digests[index.size] = digest[0]
+    index.last_positions[index.size] = 0
+    index.slots[slot] = index.size + 1
+    index.size += 1
+    return index.size - 1
+
+
+cdef void index_remove_last(DenseIndex* index) noexcept nogil:
+    # Takes the newest number back. No other digest's search passes its slot: all of them were
+    # placed before it, here and in every table it was moved to.
+    cdef uint32_t slot = <uint32_t>index.digests[index.size - 1].low & (index.slot_count - 1)
+    while index.slots[slot] != index.size:
+        slot = (slot + 1) & (index.slot_count - 1)
+    index.slots[slot] = 0
+    index.size -= 1

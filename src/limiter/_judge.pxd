@@ -1,0 +1,92 @@
+# Judging one attempt against every limit that applies to it, at one instant.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from limiter._accounts cimport Account, Accounts
+from limiter._counters cimport Counter, KindState
+from limiter._kinds cimport BoundPlan, InlineRules, RuleRow
+from limiter._subject cimport Subject
+from limiter._types cimport Decision, LimitResult
+
+cdef enum Question:
+    # What is asked of the limits.
+    ASK_DECISION               # may this attempt go?
+    ASK_USAGE                  # how do the counters of this template stand?
+
+cdef struct Weighed:
+    # One limit held against one attempt.
+    const RuleRow* rule
+    KindState* state           # NULL while an inline kind is not kept yet
+    Counter* counter           # NULL when nothing was counted under the key
+    bint evaluated             # false when a field is missing
+    bint counted               # the limit's counter would count the attempt
+    bint inside                # distinct: already a member
+    bint fits
+    uint32_t index             # distinct: the member's index
+    int64_t used               # before the attempt
+    int64_t need               # what the attempt adds if it is counted
+
+cdef class Judge:
+    cdef Weighed* weighed      # owned
+    cdef LimitResult* results  # owned
+    cdef int capacity          # room in both
+    cdef int count
+    cdef Decision decision     # its results borrow from `results`
+
+    cdef int decide(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+        bint require_policy,
+    ) except -1
+    cdef void answer_again(self, int64_t decide_ms) noexcept
+    cdef int reject(self, int64_t now_ms, int64_t retry_ms) except -1
+    cdef int require_fields(
+        self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int recipient
+    ) except -1
+    cdef int usage(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        const Subject* subject,
+        int64_t now_ms,
+    ) except -1
+    cdef int64_t all_pass_ms(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+        int64_t from_ms,
+    ) except? -2
+
+    cdef int weigh(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+        Question question,
+    ) except -1
+    cdef int weigh_one(
+        self,
+        Account* account,
+        int slot,
+        const RuleRow* rule,
+        const Subject* subject,
+        int64_t now_ms,
+        Question question,
+    ) except -1
+    cdef int64_t retry_ms(self, int64_t now_ms) except? -2
+    cdef int find_binding(self, int64_t now_ms) except -2
+    cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1
+    cdef int reserve(self, int count) except -1

@@ -1,0 +1,458 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Judging one attempt against every limit that applies to it, at one instant.
+
+In flow an account's counters, the rules of its plan and the attempt; out flows one Decision with every
+limit's status. Nothing is counted here (counters only let go what has left their windows), so a Check
+and the Commit that follows it at the same instant come from the same lines.
+
+An attempt is held against each limit as if the limit's counter counted it. It fits a MESSAGES cap iff
+used + message_count <= max, a distinct one iff it is inside already or used + 1 <= max; a maximum of
+zero denies everything.
+"""
+
+from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memset
+
+from limiter import bounds
+from limiter.errors import FieldViolation, InvalidArgument
+from limiter._accounts cimport Account, Accounts
+from limiter._calendar cimport window_exit_ms, window_first_ms
+from limiter._counters cimport KindState, expire, find_counter
+from limiter._distinct cimport distinct_latest_ms, distinct_oldest_ms, distinct_passing_ms
+from limiter._index cimport NO_INDEX
+from limiter._kinds cimport (
+    DIFFERS,
+    FIRST_MISSING,
+    MATCHES,
+    BoundPlan,
+    Conditions,
+    InlineRules,
+
+    RuleRow,
+)
+from limiter._messages cimport NEVER_MS, messages_oldest_ms, messages_passing_ms
+from limiter._subject cimport Subject
+from limiter._types cimport (
+    DIMENSION_ADDRESS,
+    DIMENSION_COUNT,
+    ENFORCEMENT_ENFORCED,
+    MEASURE_ADDRESSES,
+    MEASURE_CONTACTS,
+    MEASURE_MESSAGES,
+    NO_TIME,
+    OUTCOME_ALLOWED,
+    OUTCOME_DENIED,
+    REASON_ADDRESS_CAP,
+    REASON_BATCH_REJECTED,
+    REASON_CONTACT_CAP,
+    REASON_MESSAGE_CAP,
+    REASON_MESSAGE_COUNT_OVER_MAX,
+    REASON_NO_POLICY,
+    REASON_NOT_EVALUATED,
+    REASON_POLICY_REQUIRED,
+    REASON_WITHIN_LIMITS,
+    LimitResult,
+)
+
+cdef int64_t RETRY_HORIZON_MS = bounds.RETRY_HORIZON_MS
+
+_FIELD_NAMES = (
+    "contact",
+    "address",
+    "channel",
+    "resource",
+    "campaign",
+    "agent",
+    "team",
+    "source",
+    "category",
+)
+
+
+cdef object missing_field(const RuleRow* rule, int dimension, int recipient):
+    # The error for an attempt that lacks what an enforced limit needs; `recipient` is its place
+    # in a batch, -1 when it stands alone.
+    cdef str limit_id = rule.limit_id.data[: rule.limit_id.size].decode()
+    cdef str policy = rule.policy.data[: rule.policy.size].decode()
+    place = "attempt" if recipient < 0 or dimension > DIMENSION_ADDRESS else f"recipients[{recipient}]"
+    field = f"{place}.{_FIELD_NAMES[dimension]}"
+    where = f"limit {limit_id!r} of {policy}" if policy else f"inline limit {limit_id!r}"
+    description = f"required by {where}; set it, or the limit cannot be checked"
+    return InvalidArgument(
+        "MISSING_FIELD",
+        f"{field}: {description}",
+        violations=(FieldViolation(field, description),),
+        metadata={"field": field, "policy": policy, "limit_id": limit_id},
+    )
+
+
+cdef int first_missing(const RuleRow* rule, const Subject* subject, Question question) noexcept:
+    # The index of a dimension that the limit needs and the attempt lacks; -1 when there is none,
+    # -2 when the limit does not apply.
+    cdef int verdict = (<Conditions>rule.applies_to).match(subject)
+    cdef uint32_t lacking
+    cdef int dimension
+    if verdict == DIFFERS:
+        return -2
+    if question == ASK_DECISION:
+        if verdict <= FIRST_MISSING:
+            return FIRST_MISSING - verdict
+        lacking = rule.kind.needs & ~subject.present
+    else:
+        # A template need not say whom it is to: only what keys the counter counts.
+        lacking = 0
+        for dimension in range(rule.kind.per_count):
+            lacking |= <uint32_t>1 << rule.kind.per[dimension]
+        lacking &= ~subject.present
+    if lacking == 0 and question == ASK_DECISION:
+        verdict = (<Conditions>rule.kind.counts).match(subject)
+        return FIRST_MISSING - verdict if verdict <= FIRST_MISSING else -1
+    for dimension in range(DIMENSION_COUNT):
+        if lacking & (<uint32_t>1 << dimension):
+            return dimension
+    return -1
+
+
+cdef int64_t passing_ms(const Weighed* w, int64_t from_ms) except? -2:
+    # The earliest instant from from_ms on at which the attempt fits this limit.
+    cdef int64_t room = w.rule.max_count - w.need
+    if w.rule.max_count == 0:
+        return NEVER_MS
+    if w.rule.kind.measure == MEASURE_MESSAGES:
+        if w.counter == NULL:
+            return from_ms if room >= 0 else NEVER_MS
+        return messages_passing_ms(&w.counter.messages, w.rule.kind.window, from_ms, room)
+    if w.counter == NULL:
+        return from_ms
+    return distinct_passing_ms(
+        &w.counter.distinct, w.rule.kind.window, from_ms, w.index, w.rule.max_count - 1
+    )
+
+
+cdef int denial_reason(const Weighed* w) noexcept:
+    if w.rule.max_count == 0:
+        return REASON_MESSAGE_COUNT_OVER_MAX
+    if w.rule.kind.measure == MEASURE_CONTACTS:
+        return REASON_CONTACT_CAP
+    if w.rule.kind.measure == MEASURE_ADDRESSES:
+        return REASON_ADDRESS_CAP
+    if w.need > w.rule.max_count:
+        return REASON_MESSAGE_COUNT_OVER_MAX
+    return REASON_MESSAGE_CAP
+
+
+cdef int64_t oldest_ms(const Weighed* w, bint counts_now, int64_t now_ms) except? -2:
+    # The oldest instant in the counter, the attempt at now_ms included if it counts.
+    cdef int64_t oldest = NEVER_MS
+    if w.counter != NULL:
+        if w.rule.kind.measure == MEASURE_MESSAGES:
+            oldest = messages_oldest_ms(&w.counter.messages)
+        else:
+            oldest = distinct_oldest_ms(
+                &w.counter.distinct, w.index if counts_now else <uint32_t>NO_INDEX
+            )
+    return min(oldest, now_ms) if counts_now else oldest
+
+
+cdef class Judge:
+    def __dealloc__(self):
+        free(self.weighed)
+        free(self.results)
+
+    cdef int reserve(self, int count) except -1:
+        cdef Weighed* weighed
+        cdef LimitResult* results
+        if count <= self.capacity:
+            return 0
+        weighed = <Weighed*>realloc(self.weighed, count * sizeof(Weighed))
+        if weighed != NULL:
+            self.weighed = weighed
+        results = <LimitResult*>realloc(self.results, count * sizeof(LimitResult))
+        if results != NULL:
+            self.results = results
+        if weighed == NULL or results == NULL:
+            raise MemoryError
+        self.capacity = count
+        return 0
+
+    cdef int weigh_one(
+        self,
+        Account* account,
+        int slot,
+        const RuleRow* rule,
+        const Subject* subject,
+        int64_t now_ms,
+        Question question,
+    ) except -1:
+        # Holds one limit against the attempt; a limit that does not apply leaves no row.
+        cdef int lacking = first_missing(rule, subject, question)
+        cdef Weighed* w = &self.weighed[self.count]
+        if lacking == -2:
+            return 0
+        if lacking >= 0 and question == ASK_DECISION and rule.enforcement == ENFORCEMENT_ENFORCED:
+            raise missing_field(rule, lacking, -1)
+        memset(w, 0, sizeof(Weighed))
+        w.rule = rule
+        w.state = &account.states[slot] if slot >= 0 else NULL
+        w.evaluated = lacking < 0
+        w.index = NO_INDEX
+        self.count += 1
+        if not w.evaluated:
+            return 0
+        w.counted = (<Conditions>rule.kind.counts).match(subject) == MATCHES
+        w.need = subject.message_count
+        if w.state != NULL:
+            w.counter = find_counter(w.state, subject)
+        if w.counter != NULL:
+            expire(w.state, w.counter, now_ms)
+        if rule.kind.measure == MEASURE_MESSAGES:
+            w.used = w.counter.messages.used if w.counter != NULL else 0
+        else:
+            w.index = (
+                subject.contact_index
+                if rule.kind.measure == MEASURE_CONTACTS
+                else subject.address_index
+            )
+            w.need = 1
+            if w.counter != NULL:
+                w.used = w.counter.distinct.live
+                w.inside = distinct_latest_ms(&w.counter.distinct, w.index) != NEVER_MS
+                w.need = not w.inside
+        w.fits = rule.max_count > 0 and (
+            w.inside or w.need <= rule.max_count - w.used
+        )
+        return 0
+
+    cdef int weigh(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+        Question question,
+    ) except -1:
+        # Holds every limit of the plan, then the inline ones, against the attempt.
+        cdef int i
+        cdef int inline_count = inline_rules.count if inline_rules is not None else 0
+        self.reserve(plan.count + inline_count)
+        self.count = 0
+        for i in range(plan.count):
+            self.weigh_one(account, plan.slots[i], plan.rows[i], subject, now_ms, question)
+        for i in range(inline_count):
+            self.weigh_one(
+                account,
+                accounts.state_of(account, inline_rules.rows[i].kind),
+                inline_rules.rows[i],
+                subject,
+                now_ms,
+                question,
+            )
+        return 0
+
+    cdef int64_t retry_ms(self, int64_t now_ms) except? -2:
+        # The earliest instant from now on at which all enforced limits pass together: each round
+        # moves on to the latest of their next passing instants, until none moves.
+        cdef int64_t at_ms = now_ms
+        cdef int64_t next_ms
+        cdef int i
+        while True:
+            next_ms = at_ms
+            for i in range(self.count):
+                if (
+                    self.weighed[i].evaluated
+                    and self.weighed[i].rule.enforcement == ENFORCEMENT_ENFORCED
+                ):
+                    next_ms = max(next_ms, passing_ms(&self.weighed[i], at_ms))
+            if next_ms - now_ms > RETRY_HORIZON_MS:
+                return NO_TIME
+            if next_ms == at_ms:
+                return at_ms
+            at_ms = next_ms
+
+    cdef int find_binding(self, int64_t now_ms) except -2:
+        # Of the enforced limits that deny, the one that passes last; ties by precedence of
+        # reasons, then by order. -1 when none denies.
+        cdef int binding = -1
+        cdef int64_t latest_ms = 0
+        cdef int64_t at_ms
+        cdef int i
+        cdef Weighed* w
+        for i in range(self.count):
+            w = &self.weighed[i]
+            if w.fits or not w.evaluated or w.rule.enforcement != ENFORCEMENT_ENFORCED:
+                continue
+            at_ms = passing_ms(w, now_ms)
+            if (
+                binding < 0
+                or at_ms > latest_ms
+                or (
+                    at_ms == latest_ms
+                    and denial_reason(w) < denial_reason(&self.weighed[binding])
+                )
+            ):
+                binding = i
+                latest_ms = at_ms
+        return binding
+
+    cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1:
+        # Writes every limit's status, as it stands once the decision has been carried out.
+        cdef int i
+        cdef bint counts_now
+        cdef int64_t oldest
+        cdef Weighed* w
+        cdef LimitResult* result
+        for i in range(self.count):
+            w = &self.weighed[i]
+            result = &self.results[i]
+            result.policy = w.rule.policy
+            result.limit_id = w.rule.limit_id
+            result.enforcement = w.rule.enforcement
+            result.max_count = w.rule.max_count
+            result.reason = REASON_NOT_EVALUATED
+            result.exceeded = False
+            result.used_count = 0
+            result.remaining_count = 0
+            result.reset_ms = NO_TIME
+            result.counted_since_ms = NO_TIME
+            if not w.evaluated:
+                continue
+            counts_now = allowed and w.counted
+            result.reason = REASON_WITHIN_LIMITS if w.fits else denial_reason(w)
+            result.exceeded = (
+                not w.fits if question == ASK_DECISION else w.used > w.rule.max_count
+            )
+            result.used_count = w.used + (w.need if counts_now else 0)
+            result.remaining_count = max(0, w.rule.max_count - result.used_count)
+            oldest = oldest_ms(w, counts_now, now_ms)
+            if oldest != NEVER_MS:
+                result.reset_ms = window_exit_ms(w.rule.kind.window, oldest)
+            result.counted_since_ms = counted_since_ms(w, now_ms)
+        return 0
+
+    cdef int decide(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+        bint require_policy,
+    ) except -1:
+        # Fills self.decision; raises InvalidArgument when an enforced limit lacks a field.
+        cdef Decision* decision = &self.decision
+        self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_DECISION)
+        decision.decide_ms = now_ms
+        decision.retry_ms = NO_TIME
+        decision.binding = self.find_binding(now_ms)
+        decision.outcome = OUTCOME_ALLOWED
+        decision.reason = REASON_WITHIN_LIMITS
+        if decision.binding >= 0:
+            decision.outcome = OUTCOME_DENIED
+            decision.reason = denial_reason(&self.weighed[decision.binding])
+            decision.retry_ms = self.retry_ms(now_ms)
+        elif not plan.has_policy:
+            if require_policy:
+                decision.outcome = OUTCOME_DENIED
+                decision.reason = REASON_POLICY_REQUIRED
+            elif inline_rules is None or inline_rules.count == 0:
+                decision.reason = REASON_NO_POLICY
+        self.report(now_ms, decision.outcome == OUTCOME_ALLOWED, ASK_DECISION)
+        decision.results = self.results
+        decision.result_count = self.count
+        return 0
+
+    cdef void answer_again(self, int64_t decide_ms) noexcept:
+        # After usage(): the decision that a repeated request was given at decide_ms.
+        self.decision.outcome = OUTCOME_ALLOWED
+        self.decision.reason = REASON_WITHIN_LIMITS if self.count else REASON_NO_POLICY
+        self.decision.binding = -1
+        self.decision.retry_ms = NO_TIME
+        self.decision.decide_ms = decide_ms
+        self.decision.results = self.results
+        self.decision.result_count = self.count
+
+    cdef int reject(self, int64_t now_ms, int64_t retry_ms) except -1:
+        # After decide(): the attempt's whole batch is rejected, and could go at retry_ms.
+        if self.decision.outcome == OUTCOME_ALLOWED:
+            self.decision.outcome = OUTCOME_DENIED
+            self.decision.reason = REASON_BATCH_REJECTED
+            self.report(now_ms, False, ASK_DECISION)
+        self.decision.retry_ms = retry_ms
+        return 0
+
+    cdef int require_fields(
+        self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int recipient
+    ) except -1:
+        # Raises InvalidArgument when an enforced limit needs a field that the attempt lacks;
+        # `recipient` is its place in a batch.
+        cdef int i
+        cdef int lacking
+        cdef const RuleRow* rule
+        cdef int inline_count = inline_rules.count if inline_rules is not None else 0
+        for i in range(plan.count + inline_count):
+            rule = plan.rows[i] if i < plan.count else inline_rules.rows[i - plan.count]
+            if rule.enforcement == ENFORCEMENT_ENFORCED:
+                lacking = first_missing(rule, subject, ASK_DECISION)
+                if lacking >= 0:
+                    raise missing_field(rule, lacking, recipient)
+        return 0
+
+    cdef int usage(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        const Subject* subject,
+        int64_t now_ms,
+    ) except -1:
+        # Fills self.results with how the counters of a template stand, nothing being sent.
+        self.weigh(accounts, account, plan, None, subject, now_ms, ASK_USAGE)
+        return self.report(now_ms, False, ASK_USAGE)
+
+    cdef int64_t all_pass_ms(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+        int64_t from_ms,
+    ) except? -2:
+        # For an attempt that has been counted at now_ms as part of a whole batch: the earliest
+        # instant from from_ms on at which the batch would have fitted the attempt's limits. The
+        # batch's own messages are the newest, so they leave last: a cap that could never hold
+        # them passes only once they have left too, which is told as never.
+        cdef int64_t latest_ms = from_ms
+        cdef int64_t at_ms
+        cdef int i
+        cdef Weighed* w
+        self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_DECISION)
+        for i in range(self.count):
+            w = &self.weighed[i]
+            if not w.evaluated or w.rule.enforcement != ENFORCEMENT_ENFORCED:
+                continue
+            if w.rule.max_count == 0:
+                return NEVER_MS
+            if w.counter == NULL or not w.counted:
+                continue
+            if w.rule.kind.measure == MEASURE_MESSAGES:
+                at_ms = messages_passing_ms(
+                    &w.counter.messages, w.rule.kind.window, from_ms, w.rule.max_count
+                )
+            else:
+                at_ms = distinct_passing_ms(
+                    &w.counter.distinct, w.rule.kind.window, from_ms, NO_INDEX, w.rule.max_count
+                )
+            latest_ms = max(latest_ms, at_ms)
+        return latest_ms
+
+
+cdef int64_t counted_since_ms(const Weighed* w, int64_t now_ms) noexcept:
+    # When counting began, if that is inside the window; else NO_TIME.
+    cdef int64_t since_ms = w.state.since_ms if w.state != NULL else now_ms
+    return since_ms if since_ms > window_first_ms(w.rule.kind.window, now_ms) else NO_TIME

@@ -1,0 +1,103 @@
+# Compiled policies: what the policy layer hands to the core.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from limiter._calendar cimport Window, WindowRules
+from limiter._names cimport NameTable
+from limiter._siphash cimport Digest
+from limiter._subject cimport Keys, Subject
+from limiter._types cimport Slice
+
+cdef enum:
+    MATCHES = 1
+    DIFFERS = 0
+    # A match that cannot be told: minus one, minus the index of the missing dimension.
+    FIRST_MISSING = -1
+
+cdef struct ConditionRow:
+    int dimension              # index
+    bint negate
+    int value_count
+    Slice* values              # owned; texts borrowed from the Conditions object
+    Digest* digests            # owned; of the values of a contact or address condition
+
+cdef struct KindRules:
+    int measure
+    int per_count
+    int[9] per                 # dimension indices, ascending
+    uint32_t needs             # bit per dimension that the measure and the key need
+    WindowRules* window        # borrowed from the Window that the Kind keeps alive
+    void* counts               # borrowed Conditions of the Kind
+    void* kind                 # the Kind itself, borrowed
+
+cdef struct RuleRow:
+    Slice policy               # borrowed from the Rule
+    Slice limit_id
+    KindRules* kind
+    int64_t max_count
+    int enforcement
+    void* applies_to           # borrowed Conditions of the Rule
+
+cdef class Binding
+
+cdef class Conditions:
+    cdef ConditionRow* rows    # owned
+    cdef int count
+    cdef bint digested
+    cdef tuple texts           # keeps the values' bytes alive
+    cdef int digest(self, const Keys* keys) except -1
+    cdef int match(self, const Subject* subject) noexcept nogil
+
+cdef class Kind:
+    cdef object __weakref__
+    cdef KindRules rules
+    cdef readonly bytes definition
+    cdef readonly Window window
+    cdef Conditions counts
+
+cdef class Rule:
+    cdef RuleRow row
+    cdef readonly Kind kind
+    cdef Conditions applies_to
+    cdef bytes policy_bytes
+    cdef bytes limit_id_bytes
+
+    cdef bytes identity        # of everything that the rule says
+
+cdef class InlineRules:
+    # The compiled inline limits of one request.
+    cdef RuleRow** rows        # owned array of borrowed rows
+    cdef int count
+    cdef tuple rules           # keeps the rows alive
+    cdef bytes identity
+
+cdef class Plan:
+    cdef readonly tuple rules
+    cdef readonly bint has_policy
+
+cdef class BoundPlan:
+    # A plan as seen from one binding.
+    cdef RuleRow** rows        # owned array of borrowed rows
+    cdef int* slots            # owned; place of each rule's kind in the binding
+    cdef int count
+    cdef bint has_policy
+    cdef Plan plan
+
+cdef Slice slice_of(bytes text)
+cdef InlineRules bind_inline(rules, const Keys* keys)
+cdef BoundPlan bind_plan(Plan plan, Binding binding, const Keys* keys)
+
+cdef class Binding:
+    cdef readonly tuple kinds  # of (Kind, counted_since_ms)
+    cdef KindRules** kind_rules  # owned array of borrowed rules
+    cdef int64_t* since_ms     # owned
+    cdef int kind_count
+    cdef NameTable resources
+    cdef NameTable campaigns
+    cdef object resolve
+    cdef dict plans
+    cdef BoundPlan default_plan
+    cdef tuple _names          # (resources, campaigns), each in the order of its table's ids
+    cdef bint attached
+    cdef int attach(self, const Keys* keys) except -1
+    cdef BoundPlan plan_for(self, const Subject* subject, const Keys* keys)

@@ -1,0 +1,45 @@
+# The messages counted under one key of one MESSAGES counter.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from limiter._calendar cimport WindowRules
+
+cdef enum:
+    NEVER_MS = 0x7FFFFFFFFFFFFFFF
+
+cdef struct Entry:
+    int64_t at_ms              # instant of the send; for a sum, the newest one in it
+    int64_t count              # messages
+
+cdef struct Ring:
+    # A queue of entries in time order.
+    Entry* entries             # owned
+    uint32_t head              # where the oldest entry lies
+    uint32_t size
+    uint32_t capacity          # power of two, 0 before the first push
+
+cdef struct MessageCounter:
+    int64_t used               # messages in both rings
+    Ring newest                # the newest instants, exact
+    Ring* older                # owned; sums of what came before, NULL until there are any
+
+cdef struct Addition:
+    # What one messages_add changed, for messages_undo.
+    int64_t count
+    Entry summed               # the instant that left the exact ring; count 0 when none did
+    int64_t merged_into_ms     # instant of the sum it joined, NEVER_MS when it began a new one
+
+cdef void messages_free(MessageCounter* counter) noexcept nogil
+cdef int messages_add(
+    MessageCounter* counter,
+    WindowRules* window,
+    int64_t at_ms,
+    int64_t count,
+    Addition* addition,
+) except -1 nogil
+cdef void messages_undo(MessageCounter* counter, const Addition* addition) noexcept nogil
+cdef void messages_expire(MessageCounter* counter, int64_t first_ms) noexcept nogil
+cdef int64_t messages_oldest_ms(const MessageCounter* counter) noexcept nogil
+cdef int64_t messages_passing_ms(
+    MessageCounter* counter, WindowRules* window, int64_t from_ms, int64_t room
+) noexcept nogil

@@ -1,0 +1,28 @@
+# One attempt made ready for the state machine: digests, interned names, dense indices.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from limiter._siphash cimport Digest, SipKey
+from limiter._types cimport Slice
+
+cdef struct Keys:
+    # One key a purpose, so that a digest of one kind says nothing about another.
+    SipKey contact
+    SipKey address
+    SipKey request
+    SipKey name
+
+cdef struct Name:
+    Slice text                 # borrowed
+    uint64_t hash
+    uint32_t id                # 0 = unknown so far
+
+cdef struct Subject:
+    uint32_t present           # bit per dimension index
+    Name account
+    Digest contact
+    Digest address
+    uint32_t contact_index     # NO_INDEX = unknown so far
+    uint32_t address_index
+    Name[9] names              # by dimension index; contact and address unused
+    int64_t message_count

@@ -1,0 +1,643 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""From the protobuf bytes of the hot requests to plain C structs.
+
+In: the bytes of a CheckRequest, CommitRequest, CheckBatchRequest, CommitBatchRequest or
+GetUsageRequest. Out: a `Request` whose slices borrow from those bytes. A `Decoder` works in two
+passes: the wire level (what the protobuf library would refuse is refused, what it would skip or merge
+is skipped or merged), then the rules of the fields.
+
+What always holds: no Python object is made unless a request is refused; nothing is read outside the
+request's bytes; a refusal names the field, the rule and the way out. Inline limits are not looked
+into: whoever compiles them parses them.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from limiter._protobuf cimport (
+    DEPTH_MAX, WIRE_BYTES, WIRE_VARINT, is_utf8, read_bytes, read_tag, read_varint, skip_unknown,
+)
+from limiter._types cimport (
+    ATOMICITY_ALL_OR_NOTHING, DIMENSION_ADDRESS, DIMENSION_CONTACT, DIMENSION_COUNT, VIEW_FULL,
+)
+
+from limiter import bounds
+from limiter.errors import InvalidArgument
+
+cdef int64_t REQUEST_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
+cdef uint32_t ACCOUNT_BYTES_MAX = bounds.ACCOUNT_BYTES_MAX
+cdef uint32_t LABEL_BYTES_MAX = bounds.LABEL_BYTES_MAX
+cdef uint32_t REQUEST_ID_BYTES_MAX = bounds.REQUEST_ID_BYTES_MAX
+cdef uint32_t REFERENCE_BYTES_MAX = bounds.REFERENCE_BYTES_MAX
+cdef int64_t MESSAGE_COUNT_MAX = bounds.MESSAGE_COUNT_MAX
+cdef uint32_t RECIPIENTS_MAX = bounds.BATCH_RECIPIENTS_MAX
+cdef int INLINE_LIMITS_MAX = bounds.INLINE_LIMITS_MAX
+
+if INLINE_LIMITS_MAX > INLINE_SLOTS:
+    raise AssertionError("a Request has fewer slots than bounds allow inline limits")
+
+cdef enum:
+    # What a field of a request is for. The numbers in the messages differ; the meanings do not.
+    UNKNOWN = 0
+    ATTEMPT = 1
+    INLINE_LIMITS = 2
+    VIEW = 3
+    REQUEST_ID = 4
+    MODE = 5
+    EVENT_TIME = 6
+    HOLD_DURATION = 7
+    RECIPIENTS = 8
+    ATOMICITY = 9
+    EXCLUDE_DUPLICATES = 10
+    EXCLUDE_OPT_OUTS = 11
+    MEANING_COUNT = 12
+
+cdef enum:
+    FIELD_COUNT = 9  # field numbers of the request messages, 0 included
+
+cdef enum:
+    COMMIT_MODE_DECIDE = 1
+    COMMIT_MODE_RECORD = 2
+
+cdef enum:
+    # Field numbers of Attempt; from 2 to 10 they are those of the dimensions, one by one.
+    ATTEMPT_ACCOUNT = 1
+    ATTEMPT_CONTACT = 2
+    ATTEMPT_CATEGORY = 10
+    ATTEMPT_MESSAGE_COUNT = 11
+    ATTEMPT_CONTACT_TIME_ZONE = 12
+
+cdef enum:
+    RECIPIENT_CONTACT = 1
+    RECIPIENT_ADDRESS = 2
+    RECIPIENT_REFERENCE = 3
+    RECIPIENT_CONTACT_TIME_ZONE = 4
+    RECIPIENT_REQUEST_ID = 5
+
+cdef enum:
+    SCOPE_REQUEST = 0
+    SCOPE_ATTEMPT = 1
+    SCOPE_RECIPIENT = 2
+
+cdef enum:
+    RULE_NO_MEMORY = 1
+    RULE_REQUEST_SIZE = 2
+    RULE_ENCODING = 3
+    RULE_UTF8 = 4
+    RULE_MISSING = 5
+    RULE_ACCOUNT = 6
+    RULE_SIZE = 7
+    RULE_MESSAGE_COUNT = 8
+    RULE_ENUM = 9
+    RULE_NOT_SERVED = 10
+    RULE_BELONGS_TO_RECIPIENTS = 11
+    RULE_RECIPIENT_COUNT = 12
+    RULE_INLINE_COUNT = 13
+    RULE_NOT_IN_CHECK = 14
+
+# By kind: name, and the meaning of each field number.
+_MESSAGES = (
+    ("CheckRequest", (UNKNOWN, ATTEMPT, INLINE_LIMITS, VIEW)),
+    (
+        "CommitRequest",
+        (UNKNOWN, ATTEMPT, INLINE_LIMITS, VIEW, REQUEST_ID, MODE, EVENT_TIME, HOLD_DURATION),
+    ),
+    (
+        "CheckBatchRequest",
+        (
+            UNKNOWN, ATTEMPT, INLINE_LIMITS, VIEW, UNKNOWN, RECIPIENTS, ATOMICITY,
+            EXCLUDE_DUPLICATES, EXCLUDE_OPT_OUTS,
+        ),
+    ),
+    (
+        "CommitBatchRequest",
+        (
+            UNKNOWN, ATTEMPT, INLINE_LIMITS, VIEW, REQUEST_ID, RECIPIENTS, ATOMICITY,
+            EXCLUDE_DUPLICATES, EXCLUDE_OPT_OUTS,
+        ),
+    ),
+    ("GetUsageRequest", (UNKNOWN, ATTEMPT)),
+)
+
+# By scope and field: names.
+_FIELD_NAMES = (
+    (
+        "", "attempt", "inline_limits", "view", "request_id", "mode", "event_time", "hold_duration",
+        "recipients", "atomicity", "exclude_duplicates", "exclude_opt_outs",
+    ),
+    (
+        "", "account", "contact", "address", "channel", "resource", "campaign", "agent", "team",
+        "source", "category", "message_count", "contact_time_zone",
+    ),
+    ("", "contact", "address", "reference", "contact_time_zone", "request_id"),
+)
+
+# By meaning: what else an enum field may hold, in words.
+_ENUM_CHOICES = {
+    VIEW: "VIEW_BASIC (1) or VIEW_FULL (2)",
+    MODE: "COMMIT_MODE_DECIDE (1)",
+    ATOMICITY: "ATOMICITY_PARTIAL (1) or ATOMICITY_ALL_OR_NOTHING (2)",
+}
+
+cdef uint8_t[KIND_COUNT][FIELD_COUNT] MEANINGS
+cdef uint8_t[MEANING_COUNT] WIRE_TYPES
+cdef uint8_t[256] ACCOUNT_BYTES  # whether an account id may hold the byte
+
+
+cdef void fill_tables():
+    # Once, at import.
+    cdef int kind
+    cdef int number
+    cdef int byte
+    memset(MEANINGS, UNKNOWN, sizeof(MEANINGS))
+    for kind, (_, meanings) in enumerate(_MESSAGES):
+        for number, meaning in enumerate(meanings):
+            MEANINGS[kind][number] = meaning
+    memset(WIRE_TYPES, WIRE_BYTES, sizeof(WIRE_TYPES))
+    for meaning in (VIEW, MODE, ATOMICITY, EXCLUDE_DUPLICATES, EXCLUDE_OPT_OUTS):
+        WIRE_TYPES[meaning] = WIRE_VARINT
+    for byte in range(256):
+        ACCOUNT_BYTES[byte] = byte < 128 and (chr(byte).isalnum() or chr(byte) in "._~@+-")
+
+
+fill_tables()
+
+
+cdef inline int blame(Fault* fault, int rule, int scope, int field) noexcept nogil:
+    # Notes what is wrong; returns what the caller returns.
+    fault.rule = rule
+    fault.scope = scope
+    fault.field = field
+    return -1
+
+
+cdef inline int blame_value(
+    Fault* fault, int rule, int scope, int field, int64_t value
+) noexcept nogil:
+    fault.value = value
+    return blame(fault, rule, scope, field)
+
+
+# The wire level.
+
+
+cdef inline void clear_slice(Slice* value) noexcept nogil:
+    value.data = NULL
+    value.size = 0
+
+
+cdef inline void clear_attempt(Attempt* attempt) noexcept nogil:
+    # Field by field: a string instruction takes longer to start than this takes.
+    cdef int i
+    clear_slice(&attempt.account)
+    for i in range(DIMENSION_COUNT):
+        clear_slice(&attempt.fields[i])
+    clear_slice(&attempt.contact_time_zone)
+    attempt.message_count = 0
+
+
+cdef int parse_attempt(Slice message, Attempt* attempt, Fault* fault) noexcept nogil:
+    # Merges one encoded Attempt into `attempt`: later values win.
+    cdef const uint8_t* at = message.data
+    cdef const uint8_t* end = at + message.size
+    cdef uint32_t tag = 0
+    cdef uint32_t number
+    cdef uint64_t bits = 0
+    cdef Slice value
+    while at < end:
+        fault.at = at
+        at = read_tag(at, end, &tag)
+        if at == NULL:
+            return blame(fault, RULE_ENCODING, SCOPE_ATTEMPT, 0)
+        number = tag >> 3
+        if tag == (ATTEMPT_MESSAGE_COUNT << 3 | WIRE_VARINT):
+            at = read_varint(at, end, &bits)
+            attempt.message_count = <int64_t>bits
+        elif (
+            tag & 7 == WIRE_BYTES
+            and ATTEMPT_ACCOUNT <= number <= ATTEMPT_CONTACT_TIME_ZONE
+            and number != ATTEMPT_MESSAGE_COUNT
+        ):
+            at = read_bytes(at, end, &value)
+            if at == NULL:
+                return blame(fault, RULE_ENCODING, SCOPE_ATTEMPT, number)
+            if not is_utf8(value.data, value.size):
+                return blame(fault, RULE_UTF8, SCOPE_ATTEMPT, number)
+            if number == ATTEMPT_ACCOUNT:
+                attempt.account = value
+            elif number == ATTEMPT_CONTACT_TIME_ZONE:
+                attempt.contact_time_zone = value
+            else:
+                attempt.fields[number - ATTEMPT_CONTACT] = value
+        else:
+            number = 0
+            at = skip_unknown(at, end, tag, DEPTH_MAX - 1)
+        if at == NULL:
+            return blame(fault, RULE_ENCODING, SCOPE_ATTEMPT, number)
+    return 0
+
+
+cdef int parse_recipient(Slice message, Recipient* recipient, Fault* fault) noexcept nogil:
+    # Reads one encoded Recipient.
+    cdef const uint8_t* at = message.data
+    cdef const uint8_t* end = at + message.size
+    cdef uint32_t tag = 0
+    cdef uint32_t number
+    cdef Slice value
+    memset(recipient, 0, sizeof(Recipient))
+    while at < end:
+        fault.at = at
+        at = read_tag(at, end, &tag)
+        if at == NULL:
+            return blame(fault, RULE_ENCODING, SCOPE_RECIPIENT, 0)
+        number = tag >> 3
+        if tag & 7 == WIRE_BYTES and RECIPIENT_CONTACT <= number <= RECIPIENT_REQUEST_ID:
+            at = read_bytes(at, end, &value)
+            if at == NULL:
+                return blame(fault, RULE_ENCODING, SCOPE_RECIPIENT, number)
+            if not is_utf8(value.data, value.size):
+                return blame(fault, RULE_UTF8, SCOPE_RECIPIENT, number)
+            if number == RECIPIENT_CONTACT:
+                recipient.contact = value
+            elif number == RECIPIENT_ADDRESS:
+                recipient.address = value
+            elif number == RECIPIENT_REFERENCE:
+                recipient.reference = value
+            elif number == RECIPIENT_CONTACT_TIME_ZONE:
+                recipient.contact_time_zone = value
+            else:
+                recipient.request_id = value
+        else:
+            at = skip_unknown(at, end, tag, DEPTH_MAX - 1)
+            if at == NULL:
+                return blame(fault, RULE_ENCODING, SCOPE_RECIPIENT, 0)
+    return 0
+
+
+cdef int skim(Slice message, int field, Fault* fault) noexcept nogil:
+    # Reads a submessage of the request that is only asked whether it is there and well-formed.
+    cdef const uint8_t* at = message.data
+    cdef const uint8_t* end = at + message.size
+    cdef uint32_t tag = 0
+    while at < end:
+        fault.at = at
+        at = read_tag(at, end, &tag)
+        if at != NULL:
+            at = skip_unknown(at, end, tag, DEPTH_MAX - 1)
+        if at == NULL:
+            return blame(fault, RULE_ENCODING, SCOPE_REQUEST, field)
+    return 0
+
+
+# The rules of the fields.
+
+
+cdef inline int validate_size(
+    Slice value, uint32_t size_max, int scope, int field, Fault* fault
+) noexcept nogil:
+    if value.size > size_max:
+        return blame_value(fault, RULE_SIZE, scope, field, value.size)
+    return 0
+
+
+cdef int validate_account(Slice account, Fault* fault) noexcept nogil:
+    cdef uint32_t i
+    if account.size == 0:
+        return blame(fault, RULE_MISSING, SCOPE_ATTEMPT, ATTEMPT_ACCOUNT)
+    if account.size > ACCOUNT_BYTES_MAX:
+        return blame(fault, RULE_ACCOUNT, SCOPE_ATTEMPT, ATTEMPT_ACCOUNT)
+    for i in range(account.size):
+        if not ACCOUNT_BYTES[account.data[i]]:
+            return blame(fault, RULE_ACCOUNT, SCOPE_ATTEMPT, ATTEMPT_ACCOUNT)
+    return 0
+
+
+cdef int validate_attempt(const Attempt* attempt, int kind, Fault* fault) noexcept nogil:
+    cdef bint is_batch = kind == KIND_CHECK_BATCH or kind == KIND_COMMIT_BATCH
+    cdef int i
+    if validate_account(attempt.account, fault):
+        return -1
+    for i in range(DIMENSION_COUNT):
+        if attempt.fields[i].size > LABEL_BYTES_MAX:
+            return blame_value(
+                fault, RULE_SIZE, SCOPE_ATTEMPT, ATTEMPT_CONTACT + i, attempt.fields[i].size
+            )
+    if is_batch:
+        for i in range(DIMENSION_CONTACT, DIMENSION_ADDRESS + 1):
+            if attempt.fields[i].size:
+                return blame(fault, RULE_BELONGS_TO_RECIPIENTS, SCOPE_ATTEMPT, ATTEMPT_CONTACT + i)
+        if attempt.contact_time_zone.size:
+            return blame(
+                fault, RULE_BELONGS_TO_RECIPIENTS, SCOPE_ATTEMPT, ATTEMPT_CONTACT_TIME_ZONE
+            )
+    elif kind != KIND_GET_USAGE and attempt.fields[DIMENSION_CONTACT].size == 0:
+        return blame(fault, RULE_MISSING, SCOPE_ATTEMPT, ATTEMPT_CONTACT)
+    if attempt.message_count < 0 or attempt.message_count > MESSAGE_COUNT_MAX:
+        return blame_value(
+            fault, RULE_MESSAGE_COUNT, SCOPE_ATTEMPT, ATTEMPT_MESSAGE_COUNT, attempt.message_count
+        )
+    return validate_size(
+        attempt.contact_time_zone, LABEL_BYTES_MAX, SCOPE_ATTEMPT, ATTEMPT_CONTACT_TIME_ZONE, fault
+    )
+
+
+cdef int validate_recipient(const Recipient* recipient, int kind, Fault* fault) noexcept nogil:
+    if recipient.contact.size == 0:
+        return blame(fault, RULE_MISSING, SCOPE_RECIPIENT, RECIPIENT_CONTACT)
+    if (
+        validate_size(recipient.contact, LABEL_BYTES_MAX, SCOPE_RECIPIENT, RECIPIENT_CONTACT, fault)
+        or validate_size(
+            recipient.address, LABEL_BYTES_MAX, SCOPE_RECIPIENT, RECIPIENT_ADDRESS, fault
+        )
+        or validate_size(
+            recipient.reference, REFERENCE_BYTES_MAX, SCOPE_RECIPIENT, RECIPIENT_REFERENCE, fault
+        )
+        or validate_size(
+            recipient.contact_time_zone, LABEL_BYTES_MAX, SCOPE_RECIPIENT,
+            RECIPIENT_CONTACT_TIME_ZONE, fault,
+        )
+        or validate_size(
+            recipient.request_id, REQUEST_ID_BYTES_MAX, SCOPE_RECIPIENT, RECIPIENT_REQUEST_ID, fault
+        )
+    ):
+        return -1
+    if kind == KIND_CHECK_BATCH and recipient.request_id.size:
+        return blame(fault, RULE_NOT_IN_CHECK, SCOPE_RECIPIENT, RECIPIENT_REQUEST_ID)
+    return 0
+
+
+cdef int validate_unserved(const Unserved* unserved, Fault* fault) noexcept nogil:
+    if unserved.mode < 0 or unserved.mode > COMMIT_MODE_RECORD:
+        return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, MODE, unserved.mode)
+    if unserved.mode == COMMIT_MODE_RECORD:
+        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, MODE)
+    if unserved.event_time:
+        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, EVENT_TIME)
+    if unserved.hold_duration:
+        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, HOLD_DURATION)
+    if unserved.exclude_opt_outs:
+        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, EXCLUDE_OPT_OUTS)
+    return 0
+
+
+# Refusals.
+
+
+cdef str field_path(const Fault* fault):
+    # Where the fault lies, as a path in the request; empty when that is the request as a whole.
+    cdef str name = _FIELD_NAMES[fault.scope][fault.field]
+    if fault.scope == SCOPE_ATTEMPT:
+        return f"attempt.{name}" if name else "attempt"
+    if fault.scope == SCOPE_RECIPIENT:
+        return f"recipients[{fault.index}].{name}" if name else f"recipients[{fault.index}]"
+    return name
+
+
+cdef int64_t size_max_of(const Fault* fault):
+    if fault.scope == SCOPE_REQUEST or (
+        fault.scope == SCOPE_RECIPIENT and fault.field == RECIPIENT_REQUEST_ID
+    ):
+        return REQUEST_ID_BYTES_MAX
+    if fault.scope == SCOPE_RECIPIENT and fault.field == RECIPIENT_REFERENCE:
+        return REFERENCE_BYTES_MAX
+    return LABEL_BYTES_MAX
+
+
+cdef str describe_rule(const Fault* fault):
+    # The broken rule and the way out, in words.
+    if fault.rule == RULE_MISSING:
+        return "is required and empty: set it"
+    if fault.rule == RULE_ACCOUNT:
+        return (
+            f"must be 1 to {ACCOUNT_BYTES_MAX} of the characters A-Z a-z 0-9 . _ ~ @ + -:"
+            " replace or encode the others"
+        )
+    if fault.rule == RULE_SIZE:
+        return (
+            f"is {fault.value} bytes long, at most {size_max_of(fault)} are allowed:"
+            " shorten it or send a digest of it"
+        )
+    if fault.rule == RULE_MESSAGE_COUNT:
+        return (
+            f"is {fault.value}, must be 0 to {MESSAGE_COUNT_MAX} where 0 means 1:"
+            " split a larger send into several attempts"
+        )
+    if fault.rule == RULE_ENUM:
+        return (
+            f"is {fault.value}, which is not a known value:"
+            f" use {_ENUM_CHOICES[fault.field]} or leave it out"
+        )
+    if fault.rule == RULE_NOT_SERVED:
+        return "is not served yet: leave it out"
+    if fault.rule == RULE_BELONGS_TO_RECIPIENTS:
+        return "must be empty in a batch: set it in each of `recipients` instead"
+    if fault.rule == RULE_RECIPIENT_COUNT:
+        return (
+            f"has {fault.value} entries, a batch has 1 to {RECIPIENTS_MAX}:"
+            " name a recipient, or split the batch"
+        )
+    if fault.rule == RULE_INLINE_COUNT:
+        return (
+            f"has {fault.value} entries, at most {INLINE_LIMITS_MAX} are allowed:"
+            " assign a policy for the others"
+        )
+    if fault.rule == RULE_NOT_IN_CHECK:
+        return "is not allowed in a check, which counts nothing: leave it out"
+    raise AssertionError(f"no words for rule {fault.rule}")
+
+
+cdef int refuse(int kind, const Fault* fault, const uint8_t* data) except -1:
+    # Raises what the fault means for the caller. The only path that makes Python objects.
+    cdef str path = field_path(fault)
+    cdef str message = _MESSAGES[kind][0]
+    if fault.rule == RULE_NO_MEMORY:
+        raise MemoryError
+    if fault.rule == RULE_REQUEST_SIZE:
+        raise InvalidArgument(
+            "INVALID_FIELD",
+            f"the {message} is {fault.value} bytes long, at most {REQUEST_BYTES_MAX} are allowed:"
+            " split it",
+        )
+    if fault.rule == RULE_UTF8:
+        raise InvalidArgument.for_field(
+            path, "is not valid UTF-8: encode other bytes, for example as base64", "MALFORMED_REQUEST"
+        )
+    if fault.rule == RULE_ENCODING:
+        where = f" in {path}" if path else ""
+        raise InvalidArgument(
+            "MALFORMED_REQUEST",
+            f"the request is not a well-formed limiter.v1.{message}: the field that starts at byte"
+            f" {fault.at - data}{where} is malformed or cut off; send the message as the generated"
+            " client encodes it",
+        )
+    reason = "INVALID_FIELD"
+    if fault.rule == RULE_NOT_SERVED:
+        reason = "FIELD_NOT_SERVED"
+    elif fault.rule == RULE_MISSING:
+        reason = "MISSING_FIELD"
+    raise InvalidArgument.for_field(path, describe_rule(fault), reason)
+
+
+cdef class Decoder:
+    """Decodes one request at a time into C structs. Has no Python face; see `limiter._wire_inspect`."""
+
+    def __cinit__(self):
+        memset(&self.request, 0, sizeof(Request))
+        memset(&self.unserved, 0, sizeof(Unserved))
+
+    def __dealloc__(self):
+        free(self.request.recipients)
+
+    cdef int check(self, const uint8_t* data, size_t size) except -1:
+        self.parse(KIND_CHECK, data, size)
+        return self.validate(KIND_CHECK)
+
+    cdef int commit(self, const uint8_t* data, size_t size) except -1:
+        self.parse(KIND_COMMIT, data, size)
+        return self.validate(KIND_COMMIT)
+
+    cdef int check_batch(self, const uint8_t* data, size_t size) except -1:
+        self.parse(KIND_CHECK_BATCH, data, size)
+        return self.validate(KIND_CHECK_BATCH)
+
+    cdef int commit_batch(self, const uint8_t* data, size_t size) except -1:
+        self.parse(KIND_COMMIT_BATCH, data, size)
+        return self.validate(KIND_COMMIT_BATCH)
+
+    cdef int usage(self, const uint8_t* data, size_t size) except -1:
+        self.parse(KIND_GET_USAGE, data, size)
+        return self.validate(KIND_GET_USAGE)
+
+    cdef int parse(self, int kind, const uint8_t* data, size_t size) except -1:
+        cdef Fault fault
+        memset(&fault, 0, sizeof(Fault))
+        if <int64_t>size > REQUEST_BYTES_MAX:
+            blame_value(&fault, RULE_REQUEST_SIZE, SCOPE_REQUEST, 0, size)
+            return refuse(kind, &fault, data)
+        if self.parse_request(kind, data, data + size, &fault):
+            return refuse(kind, &fault, data)
+        return 0
+
+    cdef int validate(self, int kind) except -1:
+        cdef Fault fault
+        memset(&fault, 0, sizeof(Fault))
+        if self.validate_request(kind, &fault):
+            return refuse(kind, &fault, NULL)
+        return 0
+
+    cdef int parse_request(
+        self, int kind, const uint8_t* data, const uint8_t* end, Fault* fault
+    ) noexcept nogil:
+        cdef Request* request = &self.request
+        cdef Unserved* unserved = &self.unserved
+        cdef const uint8_t* at = data
+        cdef uint32_t tag = 0
+        cdef int meaning
+        cdef uint64_t bits = 0
+        cdef Slice value
+        cdef int failed = 0
+        clear_attempt(&request.attempt)
+        clear_slice(&request.request_id)
+        memset(unserved, 0, sizeof(Unserved))
+        request.inline_count = request.view = request.atomicity = request.exclude_duplicates = 0
+        request.recipient_count = 0
+        while at < end:
+            fault.at = at
+            at = read_tag(at, end, &tag)
+            if at == NULL:
+                return blame(fault, RULE_ENCODING, SCOPE_REQUEST, UNKNOWN)
+            meaning = MEANINGS[kind][tag >> 3] if tag >> 3 < FIELD_COUNT else UNKNOWN
+            if meaning == UNKNOWN or WIRE_TYPES[meaning] != tag & 7:
+                at = skip_unknown(at, end, tag, DEPTH_MAX)
+                meaning = UNKNOWN
+            elif WIRE_TYPES[meaning] == WIRE_VARINT:
+                at = read_varint(at, end, &bits)
+            else:
+                at = read_bytes(at, end, &value)
+            if at == NULL:
+                return blame(fault, RULE_ENCODING, SCOPE_REQUEST, meaning)
+            if meaning == ATTEMPT:
+                failed = parse_attempt(value, &request.attempt, fault)
+            elif meaning == RECIPIENTS:
+                failed = self.parse_recipient_field(value, fault)
+            elif meaning == REQUEST_ID:
+                request.request_id = value
+                if not is_utf8(value.data, value.size):
+                    failed = blame(fault, RULE_UTF8, SCOPE_REQUEST, REQUEST_ID)
+            elif meaning == VIEW:
+                request.view = <int>bits
+            elif meaning == INLINE_LIMITS:
+                if request.inline_count < INLINE_LIMITS_MAX:
+                    request.inline_limits[request.inline_count] = value
+                request.inline_count += 1
+            elif meaning == MODE:
+                unserved.mode = <int>bits
+            elif meaning == EVENT_TIME:
+                unserved.event_time = True
+                failed = skim(value, EVENT_TIME, fault)
+            elif meaning == HOLD_DURATION:
+                unserved.hold_duration = True
+                failed = skim(value, HOLD_DURATION, fault)
+            elif meaning == ATOMICITY:
+                request.atomicity = <int>bits
+            elif meaning == EXCLUDE_DUPLICATES:
+                request.exclude_duplicates = bits != 0
+            elif meaning == EXCLUDE_OPT_OUTS:
+                unserved.exclude_opt_outs = bits != 0
+            if failed:
+                return -1
+        return 0
+
+    cdef int parse_recipient_field(self, Slice message, Fault* fault) noexcept nogil:
+        # Beyond the bound recipients are read and counted, so that bytes that are malformed as well
+        # are called malformed, but not kept.
+        cdef Recipient surplus
+        cdef Recipient* recipient = &surplus
+        fault.index = self.request.recipient_count
+        if self.request.recipient_count < RECIPIENTS_MAX:
+            if self.request.recipient_count == self.recipient_capacity and self.grow_recipients():
+                return blame(fault, RULE_NO_MEMORY, SCOPE_REQUEST, RECIPIENTS)
+            recipient = &self.request.recipients[self.request.recipient_count]
+        self.request.recipient_count += 1
+        return parse_recipient(message, recipient, fault)
+
+    cdef int grow_recipients(self) noexcept nogil:
+        cdef uint32_t capacity = self.recipient_capacity * 2 if self.recipient_capacity else 64
+        cdef void* grown = realloc(self.request.recipients, capacity * sizeof(Recipient))
+        if grown == NULL:
+            return -1
+        self.request.recipients = <Recipient*>grown
+        self.recipient_capacity = capacity
+        return 0
+
+    cdef int validate_request(self, int kind, Fault* fault) noexcept nogil:
+        cdef Request* request = &self.request
+        cdef uint32_t i
+        if validate_attempt(&request.attempt, kind, fault):
+            return -1
+        if request.inline_count > INLINE_LIMITS_MAX:
+            return blame_value(
+                fault, RULE_INLINE_COUNT, SCOPE_REQUEST, INLINE_LIMITS, request.inline_count
+            )
+        if request.view < 0 or request.view > VIEW_FULL:
+            return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, VIEW, request.view)
+        if validate_size(
+            request.request_id, REQUEST_ID_BYTES_MAX, SCOPE_REQUEST, REQUEST_ID, fault
+        ):
+            return -1
+        if request.atomicity < 0 or request.atomicity > ATOMICITY_ALL_OR_NOTHING:
+            return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, ATOMICITY, request.atomicity)
+        if validate_unserved(&self.unserved, fault):
+            return -1
+        if kind != KIND_CHECK_BATCH and kind != KIND_COMMIT_BATCH:
+            return 0
+        if request.recipient_count == 0 or request.recipient_count > RECIPIENTS_MAX:
+            return blame_value(
+                fault, RULE_RECIPIENT_COUNT, SCOPE_REQUEST, RECIPIENTS, request.recipient_count
+            )
+        for i in range(request.recipient_count):
+            fault.index = i
+            if validate_recipient(&request.recipients[i], kind, fault):
+                return -1
+        return 0

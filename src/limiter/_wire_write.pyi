@@ -1,0 +1,3 @@
+class OutBuffer:
+    @property
+    def shard(self) -> int: ...
