@@ -69,11 +69,14 @@ def _new(change: policy_service_pb2.PolicyChange) -> Message | None:
 def _body(old: Message | None, new: Message | None) -> Iterable[str]:
     """The differing lines with a little context, without the header that difflib puts on top."""
     before, after = _yaml_lines(old), _yaml_lines(new)
+    hunks = 0
     for line in difflib.unified_diff(before, after, n=_CONTEXT_LINES, lineterm=""):
-        if not line.startswith(("---", "+++", "@@")):
+        if line.startswith("@@"):
+            hunks += 1
+            if hunks > 1:
+                yield "  ..."
+        elif not line.startswith(("---", "+++")):
             yield f"{line[0]} {line[1:]}"
-        elif line.startswith("@@") and not line.startswith("@@ -1"):
-            yield "  ..."
 
 
 def _yaml_lines(message: Message | None) -> list[str]:

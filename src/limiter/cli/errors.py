@@ -69,9 +69,9 @@ def explain(error: grpc.RpcError, address: str, locate: Locate | None = None) ->
             "Start one with `limiter serve`, or name another with --address or LIMITER_ADDRESS.",
             f"({call.details() or 'no details'})",
         )
-    lines = [f"{_words(code.name)}: {call.details() or 'no details'}"]
-    if status is not None:
-        lines += _detail_lines(status, locate)
+    message = call.details() or "no details"
+    lines = _detail_lines(status, message, locate) if status is not None else [message]
+    lines[0] = f"{_words(code.name)}: {lines[0]}"
     if code in _WAYS_OUT:
         lines.append(_WAYS_OUT[code])
     return CommandError(exit_code, *lines)
@@ -85,31 +85,49 @@ def _status(error: grpc.Call) -> status_pb2.Status | None:
         return None
 
 
-def _detail_lines(status: status_pb2.Status, locate: Locate | None) -> list[str]:
-    """One line for each thing that the details say."""
-    lines: list[str] = []
+def _detail_lines(status: status_pb2.Status, message: str, locate: Locate | None) -> list[str]:
+    """The message, then one line for each thing that the details say and it does not."""
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
     resource = error_details_pb2.ResourceInfo()
     quota = error_details_pb2.QuotaFailure()
-    reason = ""
+    lines: list[str] = []
+    reason: list[str] = []
     for detail in status.details:
         if detail.Unpack(bad):
-            for violation in bad.field_violations:
-                place = locate(violation.field) if locate is not None else ""
-                where = f"{violation.field} ({place})" if place else violation.field
-                lines.append(f"  {where}: {violation.description}")
+            lines += [_violation_line(each, locate) for each in bad.field_violations]
+            # Of a single field the message says the same again, but not where it stands.
+            if _is_whole_message(bad, message):
+                message = lines.pop()
         elif detail.Unpack(resource):
-            lines.append(f"  {resource.resource_type} {resource.resource_name}".rstrip())
+            if resource.resource_name not in message:
+                lines.append(f"{resource.resource_type} {resource.resource_name}")
         elif detail.Unpack(quota):
-            lines += [f"  {each.subject}: {each.description}" for each in quota.violations]
+            said = [each.description for each in quota.violations]
+            lines += [description for description in said if description != message]
         elif detail.Unpack(retry):
-            lines.append(f"  try again in {in_words(retry.retry_delay.ToMilliseconds())}")
+            lines.append(f"try again in {in_words(retry.retry_delay.ToMilliseconds())}")
         elif detail.Unpack(info):
             pairs = "".join(f", {key} {value}" for key, value in sorted(info.metadata.items()))
-            reason = f"  reason {info.reason}{pairs}"
-    return [*lines, reason] if reason else lines
+            reason = [f"reason {info.reason}{pairs}"]
+    return [message, *(f"  {line}" for line in lines + reason)]
+
+
+def _violation_line(
+    violation: error_details_pb2.BadRequest.FieldViolation, locate: Locate | None
+) -> str:
+    """One field, where it stands in the user's file, and the rule."""
+    if not violation.field:
+        return str(violation.description)
+    place = locate(violation.field) if locate is not None else ""
+    where = f"{violation.field} ({place})" if place else violation.field
+    return f"{where}: {violation.description}"
+
+
+def _is_whole_message(bad: error_details_pb2.BadRequest, message: str) -> bool:
+    violations = bad.field_violations
+    return len(violations) == 1 and message == f"{violations[0].field}: {violations[0].description}"
 
 
 def _words(name: str) -> str:
