@@ -1,0 +1,298 @@
+"""DecisionService: bytes in, a decision, its group on disk, bytes out.
+
+The hot methods have no serializers: their bytes go to the decider as they came and its bytes leave
+as they are. What flows in: a request's bytes. What flows out: a reply's bytes, or a status.
+
+What always holds:
+
+- A request is decided in one step of the event loop, at one instant, in the order of arrival.
+- The reply to an allowed commit leaves after everything appended up to it is durable; the one to a
+  denial at once, its event being written without anybody waiting.
+- When more is pending than the journal takes in a moment, a call is refused before any work.
+- A client that goes away neither undoes nor interrupts its commit: what is decided is in the
+  journal's pending group already.
+- A stream's replies come in the order of its requests. While earlier groups are being synced it
+  reads on, up to a window of decided requests without a reply. It is not refused under load but
+  reads no further, which in HTTP/2 slows its client down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+from grpc.aio import EOF
+
+from limiter import bounds, errors
+from limiter.clock import Clock
+from limiter.service.status import abort
+from limiter.v1 import decision_service_pb2
+
+__all__ = ["SERVICE", "Committer", "Decider", "DecisionService", "Engine", "Pending"]
+
+SERVICE: Final = decision_service_pb2.DESCRIPTOR.services_by_name["DecisionService"]
+
+# Requests of one stream that are decided and wait for their group or their turn to be answered.
+STREAM_WINDOW_MAX: Final = 1_024
+
+# When to come back after a refusal for load: a few groups later.
+RETRY_AFTER_MS: Final = 50
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Decider(Protocol):
+    """Decides requests of the wire's form; see `limiter._hot.Decider`."""
+
+    def check(self, request: bytes, now_ms: int) -> bytes:
+        """A CheckRequest to its CheckResponse."""
+
+    def commit(self, request: bytes, now_ms: int) -> tuple[bytes, bool]:
+        """A CommitRequest to its CommitResponse, and whether that must wait to be durable."""
+
+    def check_batch(self, request: bytes, now_ms: int) -> bytes:
+        """A CheckBatchRequest to its CheckBatchResponse."""
+
+    def commit_batch(self, request: bytes, now_ms: int) -> tuple[bytes, bool]:
+        """A CommitBatchRequest to its CommitBatchResponse, and whether that must wait."""
+
+    def get_usage(self, request: bytes, now_ms: int) -> bytes:
+        """A GetUsageRequest to its GetUsageResponse."""
+
+
+class Pending(Protocol):
+    """What has been appended and is not with the journal yet: the core."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the pending group."""
+
+
+class Committer(Protocol):
+    """Group commit; see `limiter.journal.GroupCommitter`."""
+
+    def wait(self) -> asyncio.Future[None]:
+        """Resolves once everything appended up to now is durable."""
+
+    def kick(self) -> None:
+        """Has everything appended up to now written soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What decides: replaced as a whole when the state is recovered anew."""
+
+    decider: Decider
+    pending: Pending
+    committer: Committer
+    clock: Clock
+
+
+class DecisionService:
+    """The hot methods. Answers UNAVAILABLE until it is attached to an engine."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._absence: errors.Unavailable = errors.Unavailable(
+            "JOURNAL_UNAVAILABLE", "the server is starting"
+        )
+        self._is_draining = False
+        # The tasks that read the open streams, to be ended when the server drains.
+        self._readers: set[asyncio.Task[None]] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Decides with `engine` from now on."""
+        self._engine = engine
+
+    def detach(self, absence: errors.Unavailable) -> None:
+        """Answers every call with `absence` from now on."""
+        self._engine = None
+        self._absence = absence
+
+    def drain(self) -> None:
+        """Ends the open streams: what they have decided is answered, nothing more is read."""
+        self._is_draining = True
+        for reader in self._readers:
+            reader.cancel()
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """The methods by name, all of them, without serializers."""
+        unary: dict[str, Callable[[bytes, _Context], Awaitable[bytes]]] = {
+            "Check": self.check,
+            "Commit": self.commit,
+            "CheckBatch": self.check_batch,
+            "CommitBatch": self.commit_batch,
+            "GetUsage": self.get_usage,
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(behaviour)
+            for name, behaviour in unary.items()
+        }
+        handlers["CommitStream"] = grpc.stream_stream_rpc_method_handler(self.commit_stream)
+        return handlers
+
+    async def check(self, request: bytes, context: _Context) -> bytes:
+        """Check: decides and changes nothing."""
+        try:
+            engine = self._admit()
+            return engine.decider.check(request, engine.clock.now_ms())
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    async def commit(self, request: bytes, context: _Context) -> bytes:
+        """Commit: decides, and answers once that is durable."""
+        try:
+            engine = self._admit()
+            reply, must_wait = engine.decider.commit(request, engine.clock.now_ms())
+            if must_wait:
+                await engine.committer.wait()
+            else:
+                engine.committer.kick()
+            return reply
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    async def check_batch(self, request: bytes, context: _Context) -> bytes:
+        """CheckBatch: decides all recipients at one instant and changes nothing."""
+        try:
+            engine = self._admit()
+            return engine.decider.check_batch(request, engine.clock.now_ms())
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    async def commit_batch(self, request: bytes, context: _Context) -> bytes:
+        """CommitBatch: decides all recipients at one instant, and answers once that is durable."""
+        try:
+            engine = self._admit()
+            reply, must_wait = engine.decider.commit_batch(request, engine.clock.now_ms())
+            if must_wait:
+                await engine.committer.wait()
+            else:
+                engine.committer.kick()
+            return reply
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    async def get_usage(self, request: bytes, context: _Context) -> bytes:
+        """GetUsage: reports counters and changes nothing."""
+        try:
+            engine = self._admit()
+            return engine.decider.get_usage(request, engine.clock.now_ms())
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    async def commit_stream(self, requests: object, context: _Context) -> None:
+        """CommitStream: decides each message as it comes and answers in order.
+
+        One task reads and decides, this one waits for the groups and writes.
+        """
+        try:
+            if self._is_draining:
+                raise _draining()
+            if len(self._readers) >= bounds.CONCURRENT_STREAMS_MAX:
+                raise _overloaded("too many streams are open")
+            stream = _Stream(self, context)
+            reader = asyncio.create_task(stream.read())
+            self._readers.add(reader)
+            try:
+                await stream.write()
+            finally:
+                self._readers.discard(reader)
+                reader.cancel()
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether streams are being ended."""
+        return self._is_draining
+
+    async def admit_patiently(self) -> Engine:
+        """The engine, once it can take one more request. Raises Unavailable without one."""
+        while True:
+            try:
+                return self._admit()
+            except errors.ResourceExhausted:
+                assert self._engine is not None
+                await self._engine.committer.wait()
+
+    def _admit(self) -> Engine:
+        """The engine, if it can take one more call."""
+        engine = self._engine
+        if engine is None:
+            raise self._absence.with_traceback(None)
+        if engine.pending.pending_bytes > bounds.PENDING_JOURNAL_BYTES_MAX:
+            raise _overloaded("too much is waiting for the journal")
+        return engine
+
+
+# A reply with the group that it waits for, or what ends the stream (None: its client is done).
+_Answer = tuple[bytes, asyncio.Future[None] | None]
+_End = Exception | None
+
+
+class _Stream:
+    """One CommitStream: decided requests on their way from the reader to the writer."""
+
+    def __init__(self, service: DecisionService, context: _Context) -> None:
+        self._service = service
+        self._context = context
+        self._window = asyncio.Semaphore(STREAM_WINDOW_MAX)
+        self._answers: asyncio.Queue[_Answer | _End] = asyncio.Queue()
+
+    async def read(self) -> None:
+        """Decides requests until the client is done, one is refused, or the server drains.
+
+        There is no await between a decision and its place in the queue, so that a reader that is
+        cancelled has answered for all it decided.
+        """
+        end: _End = None
+        try:
+            while True:
+                await self._window.acquire()
+                request = await self._context.read()
+                if request is EOF:
+                    break
+                engine = await self._service.admit_patiently()
+                reply, must_wait = engine.decider.commit(request, engine.clock.now_ms())
+                if must_wait:
+                    self._answers.put_nowait((reply, engine.committer.wait()))
+                else:
+                    engine.committer.kick()
+                    self._answers.put_nowait((reply, None))
+        except asyncio.CancelledError:
+            if not self._service.is_draining:
+                raise
+            end = _draining()
+        except Exception as error:  # noqa: BLE001 - told to the client after the replies before it
+            end = error
+        self._answers.put_nowait(end)
+
+    async def write(self) -> None:
+        """Answers in order, each once it is durable; raises what ended the stream, if anything."""
+        while True:
+            answer = await self._answers.get()
+            if answer is None:
+                return
+            if isinstance(answer, Exception):
+                raise answer
+            reply, durable = answer
+            if durable is not None:
+                await durable
+            await self._context.write(reply)
+            self._window.release()
+
+
+def _draining() -> errors.Unavailable:
+    return errors.Unavailable(
+        "DRAINING", "the server is stopping: repeat what has no reply with the same request_id"
+    )
+
+
+def _overloaded(why: str) -> errors.ResourceExhausted:
+    return errors.ResourceExhausted(
+        "OVERLOADED", f"{why}; nothing was done", retry_after_ms=RETRY_AFTER_MS
+    )

@@ -1,0 +1,196 @@
+"""Faults as gRPC statuses: the one place where an exception becomes a `google.rpc.Status`.
+
+What flows in: a LimiterError, or anything else that a servicer let escape. What flows out: a status
+with one ErrorInfo of domain `limiter.v1` and, as fits, BadRequest, RetryInfo, QuotaFailure or
+ResourceInfo, in the trailing metadata that clients in all languages know how to read.
+
+What always holds:
+
+- What was not foreseen becomes INTERNAL. Its traceback goes to the log under an id that the caller
+  is told, and nothing else of it leaves the process.
+- A cancelled call stays cancelled: asyncio's own exceptions pass through.
+- A status fits into the 8 KiB of metadata that clients accept: what is too long is cut, whole
+  violations first, and says so.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc.aio import AbortError
+
+from limiter import errors
+
+__all__ = ["DOMAIN", "abort", "guard", "to_status"]
+
+_log: Final = logging.getLogger(__name__)
+
+DOMAIN: Final = "limiter.v1"
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+# Metadata of up to 8 KiB is what every client accepts. The details travel in base64 and hold the
+# message, which travels beside them once more.
+_MESSAGE_BYTES_MAX: Final = 1024
+_DETAILS_BYTES_MAX: Final = 4096
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def to_status(error: errors.LimiterError) -> status_pb2.Status:
+    """The status of a fault, with its details, no larger than a client accepts."""
+    message = _shortened(error.message, _MESSAGE_BYTES_MAX)
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        info.metadata[key] = _shortened(value, _MESSAGE_BYTES_MAX // 4)
+    status.details.add().Pack(info)
+    if error.retry_after_ms is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(error.retry_after_ms)
+        status.details.add().Pack(retry)
+    if "resource" in error.metadata:
+        status.details.add().Pack(_resource_info(error.metadata["resource"], message))
+    elif isinstance(error, errors.ResourceExhausted):
+        subject = _shortened(error.metadata.get("account", ""), _MESSAGE_BYTES_MAX // 4)
+        quota = error_details_pb2.QuotaFailure()
+        quota.violations.add(subject=subject, description=message)
+        status.details.add().Pack(quota)
+    if error.violations:
+        room_bytes = _DETAILS_BYTES_MAX - status.ByteSize()
+        status.details.add().Pack(_bad_request(error.violations, room_bytes))
+    return status
+
+
+async def abort(context: _Context, error: BaseException) -> NoReturn:
+    """Ends the call with the status of `error`; what is no LimiterError is logged and hidden.
+
+    Never returns: raises what ends the call. Passes on cancellation and aborts under way.
+    """
+    if isinstance(error, AbortError) or not isinstance(error, Exception):
+        raise error
+    if not isinstance(error, errors.LimiterError):
+        error = _hidden(error)
+    status = to_status(error)
+    code = _CODES[error.code]
+    await context.abort(code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+
+
+def guard(servicer: Callable[[], object], service: Any) -> Any:
+    """A servicer of all methods of `service` (its descriptor) whose faults end in a status.
+
+    `servicer` gives the one that does the work, for each call anew; it too may raise. Its unary
+    methods are coroutines, those with a stream of replies async generators.
+    """
+    guarded = SimpleNamespace()
+    for method in service.methods:
+        wrap = _guard_stream if method.server_streaming else _guard_unary
+        setattr(guarded, method.name, wrap(servicer, method.name))
+    return guarded
+
+
+def _guard_unary(
+    servicer: Callable[[], object], name: str
+) -> Callable[[Any, _Context], Awaitable[Any]]:
+    async def call(request: Any, context: _Context) -> Any:
+        try:
+            return await getattr(servicer(), name)(request, context)
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    return call
+
+
+def _guard_stream(
+    servicer: Callable[[], object], name: str
+) -> Callable[[Any, _Context], AsyncIterator[Any]]:
+    async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+        try:
+            async for response in getattr(servicer(), name)(request, context):
+                yield response
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    return call
+
+
+_CODES: Final = {code.name: code for code in grpc.StatusCode}
+
+# The collection in a resource's name says what it is.
+_RESOURCE_TYPES: Final = {
+    "policies": "limiter.v1.Policy",
+    "assignments": "limiter.v1.Assignment",
+}
+
+
+def _resource_info(name: str, description: str) -> error_details_pb2.ResourceInfo:
+    parts = name.split("/")
+    collection = parts[-2] if len(parts) > 1 else ""
+    return error_details_pb2.ResourceInfo(
+        resource_type=_RESOURCE_TYPES.get(collection, ""),
+        resource_name=_shortened(name, _MESSAGE_BYTES_MAX // 4),
+        description=description,
+    )
+
+
+def _bad_request(
+    violations: tuple[errors.FieldViolation, ...], room_bytes: int
+) -> error_details_pb2.BadRequest:
+    """As many violations as there is room for, at least one; the last one says what is left out."""
+    bad = error_details_pb2.BadRequest()
+    for index, violation in enumerate(violations):
+        added = error_details_pb2.BadRequest.FieldViolation(
+            field=_shortened(violation.field, _MESSAGE_BYTES_MAX // 4),
+            description=_shortened(violation.description, _MESSAGE_BYTES_MAX // 2),
+        )
+        # Some bytes for the framing of each, and for the note on what is left out.
+        room_bytes -= added.ByteSize() + 8
+        if index > 0 and room_bytes < 100:
+            bad.field_violations.add(description=f"and {len(violations) - index} more")
+            break
+        bad.field_violations.append(added)
+    return bad
+
+
+def _shortened(text: str, limit_bytes: int) -> str:
+    """The text as valid UTF-8 of at most so many bytes as they travel; `…` marks a cut.
+
+    In `grpc-message` every byte outside printable ASCII travels as three.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    if _travel_bytes(text) <= limit_bytes:
+        return text
+    # No character is shorter than a byte, so nothing beyond this many could stay.
+    kept_count = bisect.bisect_right(
+        range(limit_bytes + 1),
+        limit_bytes - _travel_bytes("…"),
+        key=lambda count: _travel_bytes(text[:count]),
+    )
+    return text[: kept_count - 1] + "…"
+
+
+# Printable ASCII but for the percent sign, which marks the escapes of the other bytes.
+_PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte != 0x25)
+
+
+def _travel_bytes(text: str) -> int:
+    data = text.encode()
+    return len(data) + 2 * len(data.translate(None, _PLAIN))
+
+
+def _hidden(error: Exception) -> errors.LimiterError:
+    """What the caller of something unforeseen learns; the log has the rest."""
+    incident = secrets.token_hex(4)
+    _log.error("internal error %s", incident, exc_info=error)
+    return errors.LimiterError(
+        "INTERNAL",
+        f"internal error: the server's log says more about incident {incident}",
+        metadata={"incident": incident},
+    )
