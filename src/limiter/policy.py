@@ -1,0 +1,588 @@
+"""The policies and assignments in force, and how they change.
+
+In flow edits from the policy service, each a `Draft`, and journalled revisions at start; out flow
+the stored resources, the revisions for the journal, and for each account the `Binding` that tells
+the core what holds for it.
+
+The steps of a change: the draft collects what is put and deleted; `prepare` checks the outcome as a
+whole and works out everything that follows, changing nothing; `commit` journals the revision and
+then makes it so, in one step that no decision falls into. A change is never half made.
+
+What always holds: every assignment's policy exists and belongs to everybody or to the assignment's
+account; a scope has at most one assignment that is not mandatory; the state follows from the
+revisions alone, so that restoring them gives the same state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from limiter import bounds, errors, model, resolution
+from limiter._kinds import Binding
+from limiter.resolution import AccountView, CompiledPolicy, Place, Placed
+from limiter.retention import EVERYBODY, KeptKinds, Preview, UseChanges
+from limiter.service import conversion
+
+_Resource = TypeVar("_Resource", model.Policy, model.Assignment)
+
+
+class RevisionLog(Protocol):
+    """What a change is told to: the core."""
+
+    def append_revision(self, payload: bytes, now_ms: int) -> None:
+        """Journals a revision."""
+
+    def policies_changed(self) -> None:
+        """Every account asks for its binding again at its next touch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[_Resource]):
+    """One difference: `old` is None where a resource is created, `new` where it is deleted."""
+
+    name: str
+    old: _Resource | None
+    new: _Resource | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked change, worked out and not made yet. Without differences there is no revision."""
+
+    revision: model.Revision | None
+    base: int
+    policies: tuple[Change[model.Policy], ...]
+    assignments: tuple[Change[model.Assignment], ...]
+    compiled: Mapping[str, CompiledPolicy] = field(default_factory=dict)
+    kinds: Preview = field(default_factory=Preview)
+
+
+class Draft:
+    """An edit in the making, against the store as it stands.
+
+    Values must have been checked by their `check`. `field` is the path of the resource in the
+    request, for errors. Raises `NotFound`, `AlreadyExists` and `Aborted` (another etag).
+    """
+
+    def __init__(
+        self,
+        policies: Mapping[str, model.Policy],
+        assignments: Mapping[str, model.Assignment],
+        base: int,
+    ) -> None:
+        self.base = base
+        self.policies: dict[str, model.Policy | None] = {}
+        self.assignments: dict[str, model.Assignment | None] = {}
+        self._current_policies = policies
+        self._current_assignments = assignments
+        self._field_of: dict[str, str] = {}
+
+    def create_policy(self, policy: model.Policy, field: str) -> None:
+        """Adds a policy whose name must be free."""
+        if policy.name in self._current_policies:
+            raise already_exists(policy.name)
+        self._field_of[policy.name] = field
+        self.policies[policy.name] = policy
+
+    def put_policy(self, policy: model.Policy, field: str) -> None:
+        """Adds or replaces a policy; if it has an etag, that version."""
+        check_etag(self._current_policies.get(policy.name), policy.name, policy.etag)
+        self._field_of[policy.name] = field
+        self.policies[policy.name] = policy
+
+    def delete_policy(self, name: str, etag: str = "") -> None:
+        """Deletes a policy; if an etag is given, that version."""
+        check_etag(_get(self._current_policies, name), name, etag)
+        self.policies[name] = None
+
+    def create_assignment(self, assignment: model.Assignment, field: str) -> None:
+        """Adds an assignment whose name must be free."""
+        if assignment.name in self._current_assignments:
+            raise already_exists(assignment.name)
+        self._field_of[assignment.name] = field
+        self.assignments[assignment.name] = assignment
+
+    def put_assignment(self, assignment: model.Assignment, field: str) -> None:
+        """Adds or replaces an assignment; if it has an etag, that version."""
+        current = self._current_assignments.get(assignment.name)
+        check_etag(current, assignment.name, assignment.etag)
+        self._field_of[assignment.name] = field
+        self.assignments[assignment.name] = assignment
+
+    def delete_assignment(self, name: str, etag: str = "") -> None:
+        """Deletes an assignment; if an etag is given, that version."""
+        check_etag(_get(self._current_assignments, name), name, etag)
+        self.assignments[name] = None
+
+    def prune(self) -> None:
+        """Deletes every policy and every assignment that the draft does not put."""
+        for name in self._current_policies:
+            self.policies.setdefault(name, None)
+        for name in self._current_assignments:
+            self.assignments.setdefault(name, None)
+
+    def field_of(self, name: str) -> str:
+        """The path in the request of the resource that the draft puts."""
+        return self._field_of[name]
+
+
+def _get(resources: Mapping[str, _Resource], name: str) -> _Resource:
+    found = resources.get(name)
+    if found is None:
+        raise not_found(name)
+    return found
+
+
+def not_found(name: str, field: str = "") -> errors.NotFound:
+    """The error of a resource that does not exist; `field` is the path of what refers to it."""
+    description = f"{name} does not exist"
+    violations = [errors.FieldViolation(field, description)] if field else []
+    message = f"{field}: {description}; create it first" if field else description
+    return errors.NotFound("NOT_FOUND", message, violations=violations, metadata={"resource": name})
+
+
+def policy_assigned(name: str, assignments: Iterable[str]) -> errors.FailedPrecondition:
+    """The error of a policy that cannot go because of these assignments."""
+    by = sorted(assignments)
+    shown = ", ".join(by[:5]) + (f" and {len(by) - 5:,} more" if len(by) > 5 else "")
+    return errors.FailedPrecondition(
+        "POLICY_ASSIGNED",
+        f"{name} is assigned by {shown}; assign another policy there first",
+        metadata={"resource": name},
+    )
+
+
+def already_exists(name: str) -> errors.AlreadyExists:
+    """The error of a name that is taken."""
+    return errors.AlreadyExists(
+        "ALREADY_EXISTS",
+        f"{name} exists already; update it, or choose another id",
+        metadata={"resource": name},
+    )
+
+
+def check_etag(current: model.Policy | model.Assignment | None, name: str, etag: str) -> None:
+    """Raises `Aborted` if an etag is given and is not that of the current version."""
+    if not etag:
+        return
+    if current is None or current.etag != etag:
+        now = "does not exist" if current is None else "has changed since that version"
+        raise errors.Aborted(
+            "ETAG_MISMATCH",
+            f"{name} {now}; read it again and repeat the change, or leave etag empty",
+            metadata={"resource": name},
+        )
+
+
+class NameIndex:
+    """The names of a collection in order, for paging. Sorted when a page is asked for, which after
+    a start with many resources is cheaper than keeping the order while they are restored."""
+
+    # With more changes than this at once, sorting again is cheaper than moving names one by one.
+    _RESORT_COUNT: ClassVar[int] = 256
+
+    def __init__(self, source: Mapping[str, object]) -> None:
+        self._source = source
+        self._names: list[str] | None = None
+
+    def page(self, prefix: str, after: str, count: int) -> list[str]:
+        """Up to `count` names with the prefix, in order, from the first one beyond `after`."""
+        if self._names is None:
+            self._names = sorted(self._source)
+        start = bisect_right(self._names, after) if after else bisect_left(self._names, prefix)
+        page = self._names[start : start + count]
+        return [name for name in page if name.startswith(prefix)]
+
+    def changed(self, changes: Sequence[Change[_Resource]]) -> None:
+        """Takes in what was created and deleted."""
+        if self._names is None or len(changes) > self._RESORT_COUNT:
+            self._names = None
+            return
+        for change in changes:
+            if change.old is None:
+                insort(self._names, change.name)
+            elif change.new is None:
+                del self._names[bisect_left(self._names, change.name)]
+
+
+class PolicyStore:
+    """The policies and assignments in force."""
+
+    def __init__(self) -> None:
+        self._log: RevisionLog | None = None
+        self._revision = 0
+        self._policies: dict[str, model.Policy] = {}
+        self._assignments: dict[str, model.Assignment] = {}
+        self._policy_names = NameIndex(self._policies)
+        self._assignment_names = NameIndex(self._assignments)
+        self._compiled: dict[str, CompiledPolicy] = {}
+        # The assignments of each policy, by name.
+        self._users: dict[str, set[str]] = {}
+        # The assignments at each place of each account that has some, by name; the account of what
+        # is assigned to everything is EVERYBODY.
+        self._placed: dict[str, dict[Place, dict[str, model.Assignment]]] = {}
+        self._kinds = KeptKinds()
+        # By account; EVERYBODY is for all accounts that have nothing of their own.
+        self._bindings: dict[str, Binding] = {}
+
+    def connect(self, log: RevisionLog) -> None:
+        """From now on changes are journalled in `log`, which asks this store for bindings."""
+        self._log = log
+
+    # --- Reading ----------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """The number of the revision in force; 0 before the first one."""
+        return self._revision
+
+    def policy(self, name: str) -> model.Policy:
+        """The policy called `name`. Raises `NotFound`."""
+        return _get(self._policies, name)
+
+    def assignment(self, name: str) -> model.Assignment:
+        """The assignment called `name`. Raises `NotFound`."""
+        return _get(self._assignments, name)
+
+    def list_policies(self, account: str, after: str, count: int) -> list[model.Policy]:
+        """Up to `count` policies in the order of their names, beyond the name `after`: those of the
+        account, of all accounts (`model.ALL_ACCOUNTS`), or of none (empty)."""
+        prefix = _name_prefix(account, "policies")
+        return [self._policies[name] for name in self._policy_names.page(prefix, after, count)]
+
+    def list_assignments(self, account: str, after: str, count: int) -> list[model.Assignment]:
+        """Up to `count` assignments, as `list_policies` does it."""
+        prefix = _name_prefix(account, "assignments")
+        names = self._assignment_names.page(prefix, after, count)
+        return [self._assignments[name] for name in names]
+
+    def bind(self, account: str) -> Binding:
+        """What holds for the account: the same object as long as that does not change, and the same
+        one for all accounts that have no assignments of their own."""
+        binding = self._bindings.get(account)
+        if binding is not None:
+            return binding
+        own = account in self._placed or self._kinds.keeps(account)
+        key = account if own else EVERYBODY
+        binding = self._bindings.get(key)
+        if binding is None:
+            view = AccountView(
+                self._place(EVERYBODY, resolution.WHOLE_ACCOUNT),
+                {at: self._place(key, at) for at in self._placed.get(key, ())} if key else {},
+            )
+            binding = Binding(
+                self._kinds.of_account(key), view.resources(), view.campaigns(), view.plan
+            )
+            self._bindings[key] = binding
+        return binding
+
+    def _place(self, account: str, at: Place) -> Placed:
+        assignments = self._placed.get(account, {}).get(at, {})
+        return resolution.place(assignments.values(), self._compiled)
+
+    # --- Changing ---------------------------------------------------------------------------------
+
+    def draft(self) -> Draft:
+        """An empty edit of what is in force now."""
+        return Draft(self._policies, self._assignments, self._revision)
+
+    def prepare(self, draft: Draft, now_ms: int) -> Prepared:
+        """What the draft changes at `now_ms`, checked as a whole; changes nothing.
+
+        Raises `NotFound` (an assigned policy), `AlreadyExists` (a scope that is taken),
+        `FailedPrecondition` (a policy that stays assigned) and `ResourceExhausted`.
+        """
+        self._check_base(draft.base)
+        number = self._revision + 1
+        policies = _changes(draft.policies, self._policies, number, now_ms)
+        assignments = _changes(draft.assignments, self._assignments, number, now_ms)
+        if not policies and not assignments:
+            return Prepared(None, self._revision, (), ())
+        self._check_counts(policies, assignments)
+        self._check_references(draft, policies, assignments)
+        self._check_scopes(draft, assignments)
+        revision = model.Revision(
+            number,
+            now_ms,
+            tuple(change.new for change in policies if change.new is not None),
+            tuple(change.new for change in assignments if change.new is not None),
+            tuple(change.name for change in policies if change.new is None),
+            tuple(change.name for change in assignments if change.new is None),
+        )
+        prepared = self._follow_up(revision, policies, assignments)
+        self._kinds.check(prepared.kinds)
+        return prepared
+
+    def commit(self, prepared: Prepared) -> None:
+        """Journals the change and makes it so, for the next decision. Does nothing where there is
+        no difference. If the journal refuses it, nothing has changed."""
+        self._check_base(prepared.base)
+        if prepared.revision is None:
+            return
+        if self._log is None:
+            raise RuntimeError("the policy store is not connected to a journal")
+        payload = conversion.revision_to_bytes(prepared.revision)
+        self._log.append_revision(payload, prepared.revision.time_ms)
+        # The point of no return: the revision is part of history, and nothing below can fail.
+        if self._install(prepared):
+            self._log.policies_changed()
+
+    def restore(self, payload: bytes, time_ms: int) -> None:
+        """Makes a journalled revision so, as `commit` did. Raises `DataLoss` if it cannot follow
+        the revisions before it."""
+        try:
+            revision = conversion.revision_from_bytes(payload)
+        except ValueError as error:
+            raise _unreadable(time_ms, str(error)) from error
+        if revision.number != self._revision + 1:
+            raise _unreadable(time_ms, f"revision {revision.number} follows {self._revision}")
+        try:
+            policies = _restored(revision.put_policies, revision.deleted_policies, self._policies)
+            assignments = _restored(
+                revision.put_assignments, revision.deleted_assignments, self._assignments
+            )
+            prepared = self._follow_up(revision, policies, assignments)
+        except KeyError as error:
+            raise _unreadable(time_ms, f"{error} is not in force") from error
+        if self._install(prepared) and self._log is not None:
+            self._log.policies_changed()
+
+    def _check_base(self, base: int) -> None:
+        if base != self._revision:
+            raise RuntimeError("the policies have changed since this change was drafted")
+
+    def _check_counts(
+        self,
+        policies: Iterable[Change[model.Policy]],
+        assignments: Iterable[Change[model.Assignment]],
+    ) -> None:
+        _check_room(policies, len(self._policies), bounds.POLICIES_MAX, "policies")
+        _check_room(assignments, len(self._assignments), bounds.ASSIGNMENTS_MAX, "assignments")
+
+    def _check_references(
+        self,
+        draft: Draft,
+        policies: Iterable[Change[model.Policy]],
+        assignments: Iterable[Change[model.Assignment]],
+    ) -> None:
+        deleted = {change.name for change in policies if change.new is None}
+        changed = set()
+        for change in assignments:
+            changed.add(change.name)
+            if change.new is None:
+                continue
+            policy = change.new.policy
+            if policy in deleted:
+                raise policy_assigned(policy, [change.name])
+            if policy not in self._policies and draft.policies.get(policy) is None:
+                raise not_found(policy, f"{draft.field_of(change.name)}.policy")
+        for policy in sorted(deleted):
+            users = self._users.get(policy, set()) - changed
+            if users:
+                raise policy_assigned(policy, users)
+
+    def _check_scopes(self, draft: Draft, assignments: Iterable[Change[model.Assignment]]) -> None:
+        changed = {change.name for change in assignments}
+        holder_of: dict[model.Scope, str] = {}
+        for change in assignments:
+            new = change.new
+            if new is None or new.mandatory:
+                continue
+            holder = holder_of.get(new.scope) or self._holder(new.scope, changed)
+            if holder is not None:
+                field = f"{draft.field_of(new.name)}.scope"
+                rule = f"{holder} covers the same scope ({new.scope}) and is not mandatory either"
+                raise errors.AlreadyExists(
+                    "ALREADY_EXISTS",
+                    f"{field}: {rule}; update that one, or make one of them mandatory",
+                    violations=[errors.FieldViolation(field, rule)],
+                    metadata={"resource": holder},
+                )
+            holder_of[new.scope] = new.name
+
+    def _holder(self, scope: model.Scope, changed: Set[str]) -> str | None:
+        """The assignment on exactly this scope that is not mandatory, of those not changed."""
+        at_place = self._placed.get(scope.account, {}).get((scope.resource, scope.campaign), {})
+        for name, assignment in at_place.items():
+            if not assignment.mandatory and name not in changed:
+                return name
+        return None
+
+    # --- What follows from a change ---------------------------------------------------------------
+
+    def _follow_up(
+        self,
+        revision: model.Revision,
+        policies: tuple[Change[model.Policy], ...],
+        assignments: tuple[Change[model.Assignment], ...],
+    ) -> Prepared:
+        compiled = {
+            change.name: resolution.compile_policy(change.new)
+            for change in policies
+            if change.new is not None
+            and (change.old is None or change.old.limits != change.new.limits)
+        }
+        uses = self._use_changes(compiled, assignments)
+        return Prepared(
+            revision,
+            self._revision,
+            policies,
+            assignments,
+            compiled,
+            self._kinds.preview(uses, revision.time_ms),
+        )
+
+    def _use_changes(
+        self,
+        compiled: Mapping[str, CompiledPolicy],
+        assignments: Iterable[Change[model.Assignment]],
+    ) -> UseChanges:
+        """By how much the use of each kind changes in each scope."""
+        uses: UseChanges = {}
+
+        def count(assignment: str, policy: CompiledPolicy, step: int) -> None:
+            scope_uses = uses.setdefault(model.account_of(assignment), {})
+            for kind, longest_ms in policy.kinds.items():
+                delta, _ = scope_uses.get(kind, (0, 0))
+                scope_uses[kind] = (delta + step, longest_ms)
+
+        changed = set()
+        for change in assignments:
+            changed.add(change.name)
+            if change.old is not None:
+                count(change.name, self._compiled[change.old.policy], -1)
+            if change.new is not None:
+                policy = change.new.policy
+                count(change.name, compiled.get(policy) or self._compiled[policy], 1)
+        for name, policy_now in compiled.items():
+            for assignment in self._users.get(name, set()) - changed:
+                count(assignment, self._compiled[name], -1)
+                count(assignment, policy_now, 1)
+        return uses
+
+    def _install(self, prepared: Prepared) -> bool:
+        """Makes the change so; whether any account's binding changes."""
+        touched = {model.account_of(change.name) for change in prepared.assignments}
+        for policy in prepared.compiled:
+            touched.update(model.account_of(name) for name in self._users.get(policy, ()))
+        touched |= self._kinds.install(prepared.kinds)
+        self._compiled.update(prepared.compiled)
+        _update(self._policies, prepared.policies)
+        _update(self._assignments, prepared.assignments)
+        self._policy_names.changed(prepared.policies)
+        self._assignment_names.changed(prepared.assignments)
+        for change in prepared.assignments:
+            if change.old is not None:
+                self._unplace(change.old)
+            if change.new is not None:
+                self._put_in_place(change.new)
+        for gone in prepared.policies:
+            if gone.new is None:
+                del self._compiled[gone.name]
+        if EVERYBODY in touched:
+            self._bindings.clear()
+        for account in touched:
+            self._bindings.pop(account, None)
+        self._revision = prepared.base + 1
+        return bool(touched)
+
+    def _put_in_place(self, assignment: model.Assignment) -> None:
+        scope = assignment.scope
+        places = self._placed.setdefault(scope.account, {})
+        places.setdefault((scope.resource, scope.campaign), {})[assignment.name] = assignment
+        self._users.setdefault(assignment.policy, set()).add(assignment.name)
+
+    def _unplace(self, assignment: model.Assignment) -> None:
+        scope = assignment.scope
+        places = self._placed[scope.account]
+        at = (scope.resource, scope.campaign)
+        del places[at][assignment.name]
+        if not places[at]:
+            del places[at]
+        if not places:
+            del self._placed[scope.account]
+        users = self._users[assignment.policy]
+        users.discard(assignment.name)
+        if not users:
+            del self._users[assignment.policy]
+
+
+def _name_prefix(account: str, collection: str) -> str:
+    if account == model.ALL_ACCOUNTS:
+        return "accounts/"
+    return model.child_name(account, collection, "")
+
+
+def _changes(
+    drafted: Mapping[str, _Resource | None],
+    current: Mapping[str, _Resource],
+    number: int,
+    now_ms: int,
+) -> tuple[Change[_Resource], ...]:
+    """What really differs, in the order of the names, with times and etag as they will be."""
+    changes = []
+    for name in sorted(drafted):
+        new, old = drafted[name], current.get(name)
+        if new is None:
+            if old is not None:
+                changes.append(Change[_Resource](name, old, None))
+        elif old is None or not new.same_content(old):
+            create_ms = now_ms if old is None else old.create_ms
+            unmarked = replace(new, etag="", create_ms=create_ms, update_ms=now_ms)
+            marked = replace(unmarked, etag=_etag(unmarked, number))
+            changes.append(Change(name, old, marked))
+    return tuple(changes)
+
+
+def _etag(resource: model.Policy | model.Assignment, number: int) -> str:
+    """What identifies this version: its content, its times and the revision that made it."""
+    message: Message
+    if isinstance(resource, model.Policy):
+        message = conversion.policy_to_message(resource)
+    else:
+        message = conversion.assignment_to_message(resource)
+    content = message.SerializeToString(deterministic=True)
+    return hashlib.blake2b(b"%d:%b" % (number, content), digest_size=12).hexdigest()
+
+
+def _restored(
+    put: Iterable[_Resource], deleted: Iterable[str], current: Mapping[str, _Resource]
+) -> tuple[Change[_Resource], ...]:
+    changes = [Change(each.name, current.get(each.name), each) for each in put]
+    changes += [Change[_Resource](name, current[name], None) for name in deleted]
+    return tuple(changes)
+
+
+def _update(resources: dict[str, _Resource], changes: Iterable[Change[_Resource]]) -> None:
+    for change in changes:
+        if change.new is None:
+            del resources[change.name]
+        else:
+            resources[change.name] = change.new
+
+
+def _check_room(
+    changes: Iterable[Change[_Resource]], count: int, count_max: int, collection: str
+) -> None:
+    created = deleted = 0
+    for change in changes:
+        created += change.old is None
+        deleted += change.new is None
+    if created and count + created - deleted > count_max:
+        raise errors.ResourceExhausted(
+            f"TOO_MANY_{collection.upper()}",
+            f"there would be {count + created - deleted:,} {collection}, and there are at most"
+            f" {count_max:,}; delete some first",
+        )
+
+
+def _unreadable(time_ms: int, what: str) -> errors.DataLoss:
+    return errors.DataLoss(
+        "JOURNAL_CORRUPT", f"the policy revision journalled at {time_ms} ms cannot be read: {what}"
+    )

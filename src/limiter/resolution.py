@@ -1,0 +1,106 @@
+"""Which limits apply to which attempts: from assignments to the plans of the core.
+
+In flow compiled policies and the places they are assigned to; out flows, for one resource and
+campaign of an account, the `Plan` of the rules that apply.
+
+Of the assignments that match and are not mandatory, the one with the narrowest scope wins and
+replaces the wider ones: campaign, then resource, then account, then everything. Mandatory ones
+apply on top, in the order of their names. A policy that applies in several ways applies once.
+
+What always holds: everything here is frozen, so a view that was made before a revision goes on
+showing what held then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from limiter import kinds, model
+from limiter._kinds import Kind, Plan, Rule
+
+# A resource and a campaign; empty where there is none, and both are for the whole account.
+Place: TypeAlias = tuple[str, str]
+
+WHOLE_ACCOUNT: Place = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """A policy as the core evaluates it: its rules in order, and the kinds of counter that they
+    read, each with the longest time that its window may last (ms)."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    kinds: Mapping[Kind, int]
+
+
+def compile_policy(policy: model.Policy) -> CompiledPolicy:
+    """The rules of a checked policy."""
+    rules = tuple(kinds.compile_rule(policy.name, limit) for limit in policy.limits)
+    longest_ms = (limit.cap.window.longest_ms for limit in policy.limits)
+    return CompiledPolicy(
+        policy.name,
+        rules,
+        {rule.kind: longest for rule, longest in zip(rules, longest_ms, strict=True)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What is assigned to one place: at most one policy that is not mandatory, and the mandatory
+    ones by the names of their assignments."""
+
+    overridable: CompiledPolicy | None
+    mandatory: tuple[tuple[str, CompiledPolicy], ...]
+
+
+def place(
+    assignments: Iterable[model.Assignment], compiled: Mapping[str, CompiledPolicy]
+) -> Placed:
+    """What the assignments to one place put there."""
+    overridable: CompiledPolicy | None = None
+    mandatory: list[tuple[str, CompiledPolicy]] = []
+    for assignment in assignments:
+        policy = compiled[assignment.policy]
+        if assignment.mandatory:
+            mandatory.append((assignment.name, policy))
+        else:
+            overridable = policy
+    return Placed(overridable, tuple(mandatory))
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """What is assigned to everything, and to each place of one account."""
+
+    everything: Placed
+    places: Mapping[Place, Placed]
+
+    def resources(self) -> list[str]:
+        """The resources that have assignments of their own."""
+        return [resource for resource, _ in self.places if resource]
+
+    def campaigns(self) -> list[str]:
+        """The campaigns that have assignments of their own."""
+        return [campaign for _, campaign in self.places if campaign]
+
+    def plan(self, resource: str | None, campaign: str | None) -> Plan:
+        """The rules for attempts of this resource and campaign; None for any that has no
+        assignment of its own."""
+        # From the widest to the narrowest.
+        path = [WHOLE_ACCOUNT]
+        if resource is not None:
+            path.append((resource, ""))
+        if campaign is not None:
+            path.append(("", campaign))
+        matching = [self.everything, *(self.places[at] for at in path if at in self.places)]
+        overridable = [each.overridable for each in matching if each.overridable is not None]
+        mandatory = sorted(
+            (entry for each in matching for entry in each.mandatory), key=lambda entry: entry[0]
+        )
+        policies = overridable[-1:] + [policy for _, policy in mandatory]
+        applying = {policy.name: policy for policy in policies}
+        rules = [rule for policy in applying.values() for rule in policy.rules]
+        return Plan(rules, bool(applying))

@@ -1,0 +1,326 @@
+"""Between the messages of the API and the domain, in both directions, in this one place.
+
+In flow decoded messages and the path of the field that they came in; out flow the values of
+`limiter.model`, and the other way round. Reading a message checks its form (a known enum number, a
+oneof that is set, a duration in whole milliseconds, lists that are not too long, nothing that is
+not served yet); what the values may be is checked by the model. Writing needs no checks.
+
+What always holds: a value that is written and read again is the same value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import IntEnum
+from typing import TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from limiter import bounds, errors, model, zones
+from limiter.journal_v1 import revision_pb2
+from limiter.v1 import attempt_pb2, policy_pb2
+
+_Number = TypeVar("_Number", bound=IntEnum)
+
+
+def _member(numbers: type[_Number], number: int, field: str) -> _Number:
+    """The member of the enum with that number; an error that lists the names otherwise."""
+    try:
+        return numbers(number)
+    except ValueError:
+        known = ", ".join(member.name for member in numbers)
+        if number == 0:
+            raise model.missing(field, f"set one of {known}") from None
+        raise errors.InvalidArgument.for_field(
+            field, f"{number} is not a known number; set one of {known}"
+        ) from None
+
+
+# --- Times ----------------------------------------------------------------------------------------
+
+
+def timestamp_from_ms(instant_ms: int) -> Timestamp:
+    """The Timestamp of an instant in milliseconds since 1970."""
+    seconds, rest_ms = divmod(instant_ms, 1000)
+    return Timestamp(seconds=seconds, nanos=rest_ms * 1_000_000)
+
+
+def ms_from_timestamp(timestamp: Timestamp) -> int:
+    """Milliseconds since 1970, rounded down."""
+    return timestamp.seconds * 1000 + timestamp.nanos // 1_000_000
+
+
+def _duration_from_ms(duration_ms: int) -> Duration:
+    seconds, rest_ms = divmod(duration_ms, 1000)
+    return Duration(seconds=seconds, nanos=rest_ms * 1_000_000)
+
+
+def _ms_from_duration(duration: Duration, field: str) -> int:
+    """Whole milliseconds; refuses what a Duration cannot mean and what is finer."""
+    seconds, nanos = duration.seconds, duration.nanos
+    if abs(nanos) > 999_999_999 or seconds * nanos < 0:
+        raise errors.InvalidArgument.for_field(
+            field, "not a Duration: nanos are below a second and have the sign of the seconds"
+        )
+    if nanos % 1_000_000:
+        raise errors.InvalidArgument.for_field(
+            field, f"a window is a whole number of milliseconds; {nanos} ns are not"
+        )
+    return seconds * 1000 + nanos // 1_000_000
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+def window_from_message(message: policy_pb2.Window, field: str) -> model.Window:
+    """The window that a message describes. Raises `InvalidArgument` for one without a span."""
+    if message.HasField("rolling"):
+        return model.RollingWindow(_ms_from_duration(message.rolling, f"{field}.rolling"))
+    if message.HasField("calendar"):
+        calendar = message.calendar
+        return model.CalendarWindow(
+            _member(model.CalendarUnit, calendar.unit, f"{field}.calendar.unit"),
+            calendar.time_zone or zones.UTC,
+            calendar.count or 1,
+        )
+    raise model.missing(field, "set rolling or calendar")
+
+
+def window_to_message(window: model.Window) -> policy_pb2.Window:
+    """The message that describes the window."""
+    if isinstance(window, model.RollingWindow):
+        return policy_pb2.Window(rolling=_duration_from_ms(window.duration_ms))
+    return policy_pb2.Window(
+        calendar=policy_pb2.Calendar(
+            unit=policy_pb2.CalendarUnit.ValueType(window.unit),
+            time_zone=window.time_zone,
+            count=window.count,
+        )
+    )
+
+
+def match_from_message(message: policy_pb2.Match, field: str) -> model.Match:
+    """The conditions of a match."""
+    model.check_count(len(message.conditions), bounds.MATCH_CONDITIONS_MAX, f"{field}.conditions")
+    return tuple(
+        model.Condition(
+            _member(model.Dimension, condition.dimension, f"{field}.conditions[{index}].dimension"),
+            tuple(condition.values),
+            condition.negate,
+        )
+        for index, condition in enumerate(message.conditions)
+    )
+
+
+def match_to_message(match: model.Match) -> policy_pb2.Match:
+    """The message of the conditions."""
+    return policy_pb2.Match(
+        conditions=[
+            policy_pb2.Condition(
+                dimension=attempt_pb2.Dimension.ValueType(condition.dimension),
+                values=condition.values,
+                negate=condition.negate,
+            )
+            for condition in match
+        ]
+    )
+
+
+def cap_from_message(message: policy_pb2.Cap, field: str) -> model.Cap:
+    """The cap that a message describes."""
+    if message.HasField("ramp"):
+        raise model.not_served(f"{field}.ramp", "ramps are not served yet; leave it out")
+    measure = _member(model.Measure, message.measure, f"{field}.measure")
+    model.check_count(len(message.per), bounds.PER_DIMENSIONS_MAX, f"{field}.per")
+    per = tuple(
+        _member(model.Dimension, number, f"{field}.per[{index}]")
+        for index, number in enumerate(message.per)
+    )
+    if not message.HasField("window"):
+        raise model.missing(f"{field}.window", "set rolling or calendar")
+    window = window_from_message(message.window, f"{field}.window")
+    return model.Cap(measure, message.max_count, per, window)
+
+
+def cap_to_message(cap: model.Cap) -> policy_pb2.Cap:
+    """The message that describes the cap."""
+    return policy_pb2.Cap(
+        measure=policy_pb2.Measure.ValueType(cap.measure),
+        max_count=cap.max_count,
+        per=[attempt_pb2.Dimension.ValueType(dimension) for dimension in cap.per],
+        window=window_to_message(cap.window),
+    )
+
+
+def limit_from_message(message: policy_pb2.Limit, field: str) -> model.Limit:
+    """The limit that a message describes."""
+    rule = message.WhichOneof("rule")
+    if rule is None:
+        raise model.missing(f"{field}.cap", "a limit needs a rule; set cap")
+    if rule != "cap":
+        raise model.not_served(f"{field}.{rule}", f"{rule} is not served yet; a limit is a cap")
+    return model.Limit(
+        limit_id=message.limit_id,
+        cap=cap_from_message(message.cap, f"{field}.cap"),
+        applies_to=match_from_message(message.applies_to, f"{field}.applies_to"),
+        counts=(
+            match_from_message(message.counts, f"{field}.counts")
+            if message.HasField("counts")
+            else None
+        ),
+        enforcement=_member(model.Enforcement, message.enforcement, f"{field}.enforcement"),
+    )
+
+
+def limit_to_message(limit: model.Limit) -> policy_pb2.Limit:
+    """The message that describes the limit."""
+    return policy_pb2.Limit(
+        limit_id=limit.limit_id,
+        cap=cap_to_message(limit.cap),
+        applies_to=match_to_message(limit.applies_to) if limit.applies_to else None,
+        counts=None if limit.counts is None else match_to_message(limit.counts),
+        enforcement=policy_pb2.Enforcement.ValueType(limit.enforcement),
+    )
+
+
+# --- Kinds of counters ----------------------------------------------------------------------------
+
+
+def kind_to_bytes(kind: model.CounterKind) -> bytes:
+    """The canonical bytes of a kind: equal kinds give equal bytes, and only they."""
+    cap = model.Cap(kind.measure, 0, kind.per, kind.window)
+    message = revision_pb2.CounterKind(
+        cap=cap_to_message(cap), counts=match_to_message(kind.counts)
+    )
+    return message.SerializeToString(deterministic=True)
+
+
+def kind_from_bytes(definition: bytes) -> model.CounterKind:
+    """The kind with these canonical bytes. Raises `ValueError` for bytes that are not canonical."""
+    try:
+        message = revision_pb2.CounterKind.FromString(definition)
+        cap = cap_from_message(message.cap, "cap")
+        counts = match_from_message(message.counts, "counts")
+    except (errors.InvalidArgument, DecodeError) as error:
+        raise ValueError(f"not a kind of counter: {error}") from error
+    kind = model.CounterKind(cap.measure, cap.per, cap.window, counts)
+    if kind_to_bytes(kind) != definition:
+        raise ValueError("not the canonical definition of a kind of counter")
+    return kind
+
+
+# --- Policies and assignments ---------------------------------------------------------------------
+
+
+def policy_from_message(message: policy_pb2.Policy, field: str) -> model.Policy:
+    """The policy that a message describes, with its etag; output only times are ignored."""
+    if message.access_groups:
+        raise model.not_served(
+            f"{field}.access_groups", "access groups are not served yet; leave them out"
+        )
+    model.check_count(len(message.limits), bounds.POLICY_LIMITS_MAX, f"{field}.limits")
+    return model.Policy(
+        name=message.name,
+        display_name=message.display_name,
+        limits=tuple(
+            limit_from_message(limit, f"{field}.limits[{index}]")
+            for index, limit in enumerate(message.limits)
+        ),
+        etag=message.etag,
+    )
+
+
+def policy_to_message(policy: model.Policy) -> policy_pb2.Policy:
+    """The message that describes the policy, with etag and times as far as it has them."""
+    return policy_pb2.Policy(
+        name=policy.name,
+        display_name=policy.display_name,
+        limits=[limit_to_message(limit) for limit in policy.limits],
+        etag=policy.etag,
+        create_time=_stored_time(policy.create_ms),
+        update_time=_stored_time(policy.update_ms),
+    )
+
+
+def scope_from_message(message: policy_pb2.Scope) -> model.Scope:
+    """The scope that a message describes."""
+    return model.Scope(message.account, message.resource, message.campaign)
+
+
+def assignment_from_message(message: policy_pb2.Assignment) -> model.Assignment:
+    """The assignment that a message describes, with its etag; what is output only is ignored."""
+    return model.Assignment(
+        name=message.name,
+        policy=message.policy,
+        scope=scope_from_message(message.scope),
+        mandatory=message.mandatory,
+        etag=message.etag,
+    )
+
+
+def assignment_to_message(assignment: model.Assignment) -> policy_pb2.Assignment:
+    """The message that describes the assignment, with etag and times as far as it has them."""
+    scope = assignment.scope
+    return policy_pb2.Assignment(
+        name=assignment.name,
+        policy=assignment.policy,
+        scope=policy_pb2.Scope(
+            account=scope.account, resource=scope.resource, campaign=scope.campaign
+        ),
+        mandatory=assignment.mandatory,
+        state=policy_pb2.ASSIGNMENT_STATE_ACTIVE,
+        etag=assignment.etag,
+        create_time=_stored_time(assignment.create_ms),
+        update_time=_stored_time(assignment.update_ms),
+    )
+
+
+def _stored_time(instant_ms: int) -> Timestamp | None:
+    return None if instant_ms == model.UNSTORED_MS else timestamp_from_ms(instant_ms)
+
+
+# --- Revisions ------------------------------------------------------------------------------------
+
+
+def revision_to_bytes(revision: model.Revision) -> bytes:
+    """The bytes that the journal keeps of a revision."""
+    return revision_pb2.PolicyRevision(
+        revision=revision.number,
+        time=timestamp_from_ms(revision.time_ms),
+        put_policies=[policy_to_message(policy) for policy in revision.put_policies],
+        put_assignments=[assignment_to_message(each) for each in revision.put_assignments],
+        deleted_policies=revision.deleted_policies,
+        deleted_assignments=revision.deleted_assignments,
+    ).SerializeToString(deterministic=True)
+
+
+def revision_from_bytes(payload: bytes) -> model.Revision:
+    """The revision that the journal kept. Raises `ValueError` for bytes that are none."""
+    try:
+        message = revision_pb2.PolicyRevision.FromString(payload)
+        return model.Revision(
+            number=message.revision,
+            time_ms=ms_from_timestamp(message.time),
+            put_policies=tuple(
+                replace(
+                    policy_from_message(policy, f"put_policies[{index}]"),
+                    create_ms=ms_from_timestamp(policy.create_time),
+                    update_ms=ms_from_timestamp(policy.update_time),
+                )
+                for index, policy in enumerate(message.put_policies)
+            ),
+            put_assignments=tuple(
+                replace(
+                    assignment_from_message(assignment),
+                    create_ms=ms_from_timestamp(assignment.create_time),
+                    update_ms=ms_from_timestamp(assignment.update_time),
+                )
+                for assignment in message.put_assignments
+            ),
+            deleted_policies=tuple(message.deleted_policies),
+            deleted_assignments=tuple(message.deleted_assignments),
+        )
+    except (errors.InvalidArgument, DecodeError) as error:
+        raise ValueError(f"not a policy revision: {error}") from error
