@@ -16,7 +16,7 @@ class Kept:
     """One kind of counter that is kept for a scope: an account, or every account."""
 
     since_ms: int
-    unused_since_ms: int | None = None  # since when no assignment uses it
+    unused_since_ms: int | None = None  # since when no assignment of the scope uses it
 
 
 @dataclass(slots=True)
@@ -31,18 +31,26 @@ class PolicyBook:
         """Something has changed: kinds that are new start to count here, and those that nobody has
         used for as long as their window lasts are let go."""
         used = set(self._kinds_in_use())
-        for scope_and_kind, kept in list(self.kept.items()):
-            _, kind = scope_and_kind
-            if kept.unused_since_ms is not None and now_ms >= kept.unused_since_ms + (
-                kind.window.longest_ms
-            ):
-                del self.kept[scope_and_kind]
-            elif scope_and_kind in used:
-                kept.unused_since_ms = None
-            elif kept.unused_since_ms is None:
+        for scope, kind in used:
+            everywhere = self.kept.get((EVERYWHERE, kind))
+            since_ms = now_ms if everywhere is None else everywhere.since_ms
+            self.kept.setdefault((scope, kind), Kept(since_ms)).unused_since_ms = None
+        for place, kept in self.kept.items():
+            if place not in used and kept.unused_since_ms is None:
                 kept.unused_since_ms = now_ms
-        for scope_and_kind in used:
-            self.kept.setdefault(scope_and_kind, Kept(now_ms))
+        gone = {
+            (scope, kind)
+            for (scope, kind), kept in self.kept.items()
+            if kept.unused_since_ms is not None
+            and now_ms >= kept.unused_since_ms + kind.window.longest_ms
+        }
+        for scope, kind in gone:
+            # What every account keeps, an account of its own does not let go.
+            if scope == EVERYWHERE or self._let_go_everywhere(kind, gone):
+                del self.kept[scope, kind]
+
+    def _let_go_everywhere(self, kind: Kind, gone: set[tuple[str, Kind]]) -> bool:
+        return (EVERYWHERE, kind) in gone or (EVERYWHERE, kind) not in self.kept
 
     def _kinds_in_use(self) -> Iterator[tuple[str, Kind]]:
         for assignment in self.assignments.values():
@@ -58,26 +66,28 @@ class PolicyBook:
         return kinds
 
     def limits(self, account: str, resource: str, campaign: str) -> tuple[bool, list[Limit]]:
-        """Whether any assignment matches, and the limits that apply, in the order of the reply."""
-        applying = list(self._applying(account, resource, campaign))
-        return bool(applying), [
-            limit_of(limit, assignment.policy)
-            for assignment in applying
-            for limit in self.policies[assignment.policy].limits
+        """Whether any assignment matches, and the limits that apply, in the order of the reply. A
+        policy that applies in several ways applies once."""
+        names = [each.policy for each in self._applying(account, resource, campaign)]
+        return bool(names), [
+            limit_of(limit, name)
+            for name in dict.fromkeys(names)
+            for limit in self.policies[name].limits
         ]
 
     def _applying(
         self, account: str, resource: str, campaign: str
     ) -> Iterable[policy_pb2.Assignment]:
-        ordered = [
+        """The winner, then the mandatory ones by name."""
+        matching = [
             assignment
             for _, assignment in sorted(self.assignments.items())
             if matches(assignment, account, resource, campaign)
         ]
-        overridable = [assignment for assignment in ordered if not assignment.mandatory]
+        overridable = [assignment for assignment in matching if not assignment.mandatory]
         if overridable:
             yield max(overridable, key=narrowness)
-        yield from (assignment for assignment in ordered if assignment.mandatory)
+        yield from (assignment for assignment in matching if assignment.mandatory)
 
 
 def matches(assignment: policy_pb2.Assignment, account: str, resource: str, campaign: str) -> bool:

@@ -11,9 +11,8 @@ limits apply; here is what happens to whole attempts and batches.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, policy_pb2
 from tests.model.book import PolicyBook
@@ -155,6 +154,7 @@ class Remembered:
     payload: bytes
     at_ms: int
     account_sequence: int
+    reason: decision_pb2.Reason.ValueType
 
 
 @dataclass(slots=True)
@@ -164,33 +164,61 @@ class Account:
     kinds: dict[Kind, Counting]
     messages: list[Message] = field(default_factory=list)
     remembered: dict[tuple[str, ...], Remembered] = field(default_factory=dict)
+    # What `entries` has sorted out so far: only to save time.
+    sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
 
     def entries(
         self, kind: Kind, counting: Counting, fields: Fields, later: Sequence[Message], now_ms: int
     ) -> list[Entry]:
         """What is left at now_ms in the counter selected by `fields`, oldest first. `later` are
         messages that are counted for the sake of argument."""
+        sorted_out = self.sorted_out.setdefault((kind, counting), SortedOut())
+        sorted_out.catch_up(kind, counting, self.messages)
         key = kind.key(fields)
-        counted = [
-            message
-            for message in itertools.chain(self.messages, later)
-            if message.position >= counting.position
-            and kind.key(message.fields) == key
-            and kind.counts_message(message.fields)
+        assert key is not None
+        counted = list(sorted_out.by_key.get(key, ()))
+        counted += [
+            entry_of(kind, message)
+            for message in later
+            if counts_under(kind, counting, message) == key
         ]
-        bucket_ms = 0
         if kind.measure == MESSAGES and isinstance(kind.window, Rolling):
-            bucket_ms = -(-kind.window.duration_ms // EXACT_ENTRIES)
-        entries = []
-        for newer, message in zip(range(len(counted) - 1, -1, -1), counted, strict=True):
-            exit_ms = kind.window.exit_ms(message.at_ms)
             # One less than are kept exactly, for the attempt itself may become the newest.
-            late_ms = bucket_ms if newer >= EXACT_ENTRIES - 1 else 0
-            member = kind.member(message.fields)
-            assert member is not None
-            if exit_ms + late_ms > now_ms:
-                entries.append(Entry(exit_ms, exit_ms + late_ms, message.message_count, member))
-        return entries
+            bucket_ms = -(-kind.window.duration_ms // EXACT_ENTRIES)
+            older = max(0, len(counted) - (EXACT_ENTRIES - 1))
+            counted[:older] = [
+                replace(entry, late_exit_ms=entry.exit_ms + bucket_ms) for entry in counted[:older]
+            ]
+        return [entry for entry in counted if entry.late_exit_ms > now_ms]
+
+
+@dataclass(slots=True)
+class SortedOut:
+    """The first so many messages of an account, by the counters of one kind that count them."""
+
+    message_count: int = 0
+    by_key: dict[tuple[str, ...], list[Entry]] = field(default_factory=dict)
+
+    def catch_up(self, kind: Kind, counting: Counting, messages: Sequence[Message]) -> None:
+        for message in messages[self.message_count :]:
+            key = counts_under(kind, counting, message)
+            if key is not None:
+                self.by_key.setdefault(key, []).append(entry_of(kind, message))
+        self.message_count = len(messages)
+
+
+def counts_under(kind: Kind, counting: Counting, message: Message) -> tuple[str, ...] | None:
+    """Under which key a message is counted, if it is."""
+    if message.position < counting.position or not kind.counts_message(message.fields):
+        return None
+    return kind.key(message.fields)
+
+
+def entry_of(kind: Kind, message: Message) -> Entry:
+    exit_ms = kind.window.exit_ms(message.at_ms)
+    member = kind.member(message.fields)
+    assert member is not None
+    return Entry(exit_ms, exit_ms, message.message_count, member)
 
 
 # --------------------------------------------------------------------------- all of it
@@ -203,6 +231,7 @@ class Row:
     recipient: decision_service_pb2.Recipient
     attempt: Attempt
     decision: decision_pb2.Decision | None = None
+    standings: Sequence[Standing] = ()
     account_sequence: int = 0
     replayed: bool = False
 
@@ -315,16 +344,47 @@ class Oracle:
         inline_limits: InlineLimits,
         now_ms: int,
         later: Sequence[Message] = (),
-    ) -> decision_pb2.Decision:
+    ) -> Verdict:
         """The answer that was given once, with the limits as they stand now."""
         _, limits = self._limits(attempt, inline_limits)
-        standings = self.standings(attempt, limits, now_ms, later, refuse=False)
-        decision = decision_pb2.Decision(outcome=ALLOWED, reason=decision_pb2.REASON_WITHIN_LIMITS)
-        set_time(decision.decide_time, known.at_ms)
-        decision.limit_statuses.extend(
-            standing.status(now_ms, allowed=False, late=False) for standing in standings
-        )
-        return decision
+        standings = self._usage(attempt, limits, now_ms, later)
+        decisions = []
+        for late in (False, True):
+            decision = decision_pb2.Decision(outcome=ALLOWED, reason=known.reason)
+            set_time(decision.decide_time, known.at_ms)
+            decision.limit_statuses.extend(each.usage(now_ms, late) for each in standings)
+            decisions.append(decision)
+        return Verdict(decisions[0], decisions[1], standings)
+
+    def _usage(
+        self,
+        attempt: Attempt,
+        limits: Sequence[Limit],
+        now_ms: int,
+        later: Sequence[Message] = (),
+    ) -> list[Standing]:
+        """Where every limit stands that would apply to such an attempt. A template need not have
+        what is measured or tested, only what keys the counter."""
+        account = self.account(attempt.account)
+        standings = []
+        for limit in limits:
+            if not limit.applies(attempt.fields):
+                continue
+            counting = account.kinds.get(limit.kind, Counting(self.position, now_ms))
+            entries = None
+            if limit.kind.key(attempt.fields) is not None:
+                entries = account.entries(limit.kind, counting, attempt.fields, later, now_ms)
+            standings.append(
+                Standing(
+                    limit,
+                    entries,
+                    limit.kind.member(attempt.fields),
+                    attempt.message_count,
+                    False,
+                    counting.since_ms,
+                )
+            )
+        return standings
 
     def _count(self, attempt: Attempt, inline_limits: InlineLimits, now_ms: int) -> int:
         """Counts an allowed attempt, and says the how manieth of its account it is."""
@@ -374,13 +434,14 @@ class Oracle:
         known = self._remembered(attempt.account, keys, payload, now_ms)
         sequence = 0
         if known is not None:
-            decision = self._replay(known, attempt, request.inline_limits, now_ms)
+            decision = choose(self._replay(known, attempt, request.inline_limits, now_ms), 0)
             sequence = known.account_sequence
         else:
             decision = choose(self.judge(attempt, request.inline_limits, now_ms), 0)
             if decision.outcome == ALLOWED:
                 sequence = self._count(attempt, request.inline_limits, now_ms)
-                self._remember(attempt.account, keys, Remembered(payload, now_ms, sequence))
+                known_now = Remembered(payload, now_ms, sequence, decision.reason)
+                self._remember(attempt.account, keys, known_now)
         return decision_service_pb2.CommitResponse(
             decision=in_view(decision, request.view, decision_pb2.VIEW_FULL),
             account_sequence=sequence,
@@ -390,29 +451,13 @@ class Oracle:
     def get_usage(
         self, request: decision_service_pb2.GetUsageRequest, now_ms: int, late: bool = False
     ) -> decision_service_pb2.GetUsageResponse:
-        """Where every limit stands that would apply to an attempt like this one. A template need
-        not have what is measured or tested, only what keys the counter."""
+        """Where every limit stands that would apply to an attempt like this one."""
         attempt = attempt_of(request.attempt)
-        account = self.account(attempt.account)
         _, limits = self._limits(attempt, ())
-        response = decision_service_pb2.GetUsageResponse()
-        for limit in limits:
-            if not limit.applies(attempt.fields):
-                continue
-            counting = account.kinds[limit.kind]
-            keyed = limit.kind.key(attempt.fields) is not None
-            standing = Standing(
-                limit,
-                account.entries(limit.kind, counting, attempt.fields, (), now_ms)
-                if keyed
-                else None,
-                limit.kind.member(attempt.fields),
-                attempt.message_count,
-                False,
-                counting.since_ms,
-            )
-            response.limit_statuses.append(standing.usage(now_ms, late))
-        return response
+        standings = self._usage(attempt, limits, now_ms)
+        return decision_service_pb2.GetUsageResponse(
+            limit_statuses=[standing.usage(now_ms, late) for standing in standings]
+        )
 
     # ---- batches
 
@@ -434,29 +479,41 @@ class Oracle:
     ) -> decision_service_pb2.CommitBatchResponse:
         account = request.attempt.account
         head = [("batch", request.request_id)] if request.request_id else []
-        whole = payload_of_batch(request)
-        self._remembered(account, head, whole, now_ms)
+        head_known = self._remembered(account, head, payload_of_batch(request), now_ms)
+        asked = [self._asked_by(request, index) for index in range(len(request.recipients))]
         replays: dict[int, Remembered] = {}
-        for index, recipient in enumerate(request.recipients):
-            payload = payload_of(attempt_of(request.attempt, recipient), request.inline_limits)
-            keys = recipient_keys(request, index)
+        for index, (keys, payload) in enumerate(asked):
             known = self._remembered(account, keys, payload, now_ms)
             if known is not None:
                 replays[index] = known
         rows = self._decide_rows(request, replays, now_ms, choose)
         for index, row in enumerate(rows):
-            if index in replays:
+            if index in replays and row.decision is not None:
                 row.replayed = True
                 row.account_sequence = replays[index].account_sequence
-            elif row.allowed:
+            elif row.decision is not None and row.allowed:
                 row.account_sequence = self._count(row.attempt, request.inline_limits, now_ms)
-                payload = payload_of(row.attempt, request.inline_limits)
-                known = Remembered(payload, now_ms, row.account_sequence)
-                self._remember(account, recipient_keys(request, index), known)
-                self._remember(account, head, Remembered(whole, now_ms, 0))
+                keys, payload = asked[index]
+                reason = row.decision.reason
+                known = Remembered(payload, now_ms, row.account_sequence, reason)
+                self._remember(account, keys, known)
+                if head_known is None:
+                    head_known = Remembered(payload_of_batch(request), now_ms, 0, reason)
+                    self._remember(account, head, head_known)
         response = decision_service_pb2.CommitBatchResponse()
         fill_response(response, rows, request.view)
         return response
+
+    def _asked_by(
+        self, request: decision_service_pb2.CommitBatchRequest, index: int
+    ) -> tuple[list[tuple[str, ...]], bytes]:
+        """The id of one recipient's attempt, and what is asked under it: its own id, in one
+        namespace with those of single commits, else one derived from the batch's."""
+        recipient = request.recipients[index]
+        if recipient.request_id or not request.request_id:
+            attempt = attempt_of(request.attempt, recipient)
+            return commit_keys(recipient.request_id), payload_of(attempt, request.inline_limits)
+        return [("derived", request.request_id, str(index))], payload_of_batch(request)
 
     def _decide_rows(
         self,
@@ -478,11 +535,13 @@ class Oracle:
                     continue
                 seen.add(person)
             if index in replays:
-                row.decision = self._replay(
+                verdict = self._replay(
                     replays[index], row.attempt, request.inline_limits, now_ms, later
                 )
+                row.decision = choose(verdict, index)
                 continue
             verdict = self.judge(row.attempt, request.inline_limits, now_ms, later)
+            row.standings = verdict.standings
             row.decision = choose(verdict, index)
             if row.allowed:
                 later.append(self._tentative(row.attempt, now_ms, len(later)))
@@ -507,14 +566,12 @@ class Oracle:
         for row in news:
             assert row.decision is not None
             if row.allowed:
-                _, limits = self._limits(row.attempt, inline_limits)
-                standings = self.standings(row.attempt, limits, now_ms)
                 row.decision = decision_pb2.Decision(
                     outcome=DENIED, reason=decision_pb2.REASON_BATCH_REJECTED
                 )
                 set_time(row.decision.decide_time, now_ms)
                 row.decision.limit_statuses.extend(
-                    standing.status(now_ms, allowed=False, late=False) for standing in standings
+                    standing.status(now_ms, allowed=False, late=False) for standing in row.standings
                 )
             row.decision.ClearField("retry_time")
             set_time(row.decision.retry_time, retry_ms)
@@ -555,16 +612,6 @@ def commit_keys(request_id: str) -> list[tuple[str, ...]]:
     return [("commit", request_id)] if request_id else []
 
 
-def recipient_keys(
-    request: decision_service_pb2.CommitBatchRequest, index: int
-) -> list[tuple[str, ...]]:
-    """The ids of one recipient's attempt: its own, else the one derived from the batch's."""
-    own = request.recipients[index].request_id
-    if own or not request.request_id:
-        return commit_keys(own)
-    return [("derived", request.request_id, str(index))]
-
-
 def payload_of(attempt: Attempt, inline_limits: InlineLimits) -> bytes:
     """What is asked for under a request id: everything but the view."""
     fields = sorted(attempt.fields.items())
@@ -573,10 +620,12 @@ def payload_of(attempt: Attempt, inline_limits: InlineLimits) -> bytes:
 
 
 def payload_of_batch(request: decision_service_pb2.CommitBatchRequest) -> bytes:
-    whole = decision_service_pb2.CommitBatchRequest()
-    whole.CopyFrom(request)
-    whole.ClearField("view")
-    return whole.SerializeToString(deterministic=True)
+    """The same of a batch: the same recipients in the same order, to be treated the same way."""
+    attempts = [attempt_of(request.attempt, recipient) for recipient in request.recipients]
+    payloads = [payload_of(attempt, request.inline_limits) for attempt in attempts]
+    ids = [recipient.request_id for recipient in request.recipients]
+    whole = request.atomicity == decision_service_pb2.ATOMICITY_ALL_OR_NOTHING
+    return repr((payloads, ids, whole, request.exclude_duplicates)).encode()
 
 
 def in_view(

@@ -1,0 +1,175 @@
+"""The service under test, behind one small interface: inside this process, or a running server.
+
+A driver takes requests as protobuf messages and gives the replies; what the service refuses comes
+as a `Fault`. Time stands still until `set_clock` moves it on. `restart` takes the service down and
+brings it back from what is journalled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from limiter import errors, kinds
+from limiter._core import Core
+from limiter._hot import Decider
+from limiter.policy import PolicyStore
+from limiter.service import conversion
+from limiter.v1 import decision_service_pb2 as service_pb2
+from limiter.v1 import policy_pb2
+
+Reply = TypeVar("Reply")
+
+DIGEST_KEY = bytes(range(32))
+
+
+class Fault(Exception):
+    """A request that was refused: the status code's name, the ErrorInfo's reason, the fields that
+    the BadRequest names."""
+
+    def __init__(self, code: str, reason: str, message: str, fields: Sequence[str]) -> None:
+        super().__init__(f"{code} {reason}: {message} {list(fields)}")
+        self.code = code
+        self.reason = reason
+        self.fields = tuple(fields)
+
+
+class Driver(Protocol):
+    """One service, with a clock of its own."""
+
+    def set_clock(self, now_ms: int) -> None:
+        """Moves the clock; it never goes back."""
+
+    def apply(
+        self, policies: Sequence[policy_pb2.Policy], assignments: Sequence[policy_pb2.Assignment]
+    ) -> bool:
+        """Makes these all the policies and assignments there are, in one revision; whether that
+        changes anything."""
+
+    def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse: ...
+
+    def commit(self, request: service_pb2.CommitRequest) -> service_pb2.CommitResponse: ...
+
+    def check_batch(
+        self, request: service_pb2.CheckBatchRequest
+    ) -> service_pb2.CheckBatchResponse: ...
+
+    def commit_batch(
+        self, request: service_pb2.CommitBatchRequest
+    ) -> service_pb2.CommitBatchResponse: ...
+
+    def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse: ...
+
+    def restart(self) -> None:
+        """Ends the service and starts it again from its journal, at the same instant."""
+
+    def close(self) -> None:
+        """Ends the service for good."""
+
+
+class CoreDriver:
+    """The state machine and the policies, without transport and disk: the journal is a list."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self._groups: list[tuple[int, bytes]] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._store = PolicyStore()
+        self._core = Core(DIGEST_KEY, self._store.bind, kinds.define_kind)
+        self._store.connect(self._core)
+        for number, events in self._groups:
+            self._core.replay(number, events, self._store.restore)
+        self._decider = Decider(self._core, kinds.compile_inline)
+
+    def _journal(self) -> None:
+        taken = self._core.take_group()
+        if taken is not None:
+            number, events, _ = taken
+            self._groups.append((number, events))
+
+    def set_clock(self, now_ms: int) -> None:
+        assert now_ms >= self.now_ms
+        self.now_ms = now_ms
+
+    def apply(
+        self, policies: Sequence[policy_pb2.Policy], assignments: Sequence[policy_pb2.Assignment]
+    ) -> bool:
+        def edit() -> bool:
+            draft = self._store.draft()
+            for policy in policies:
+                checked = conversion.policy_from_message(policy, "policy")
+                checked.check("policy")
+                draft.put_policy(checked, "policy")
+            for assignment in assignments:
+                placed = conversion.assignment_from_message(assignment)
+                placed.check("assignment")
+                draft.put_assignment(placed, "assignment")
+            draft.prune()
+            prepared = self._store.prepare(draft, self.now_ms)
+            self._store.commit(prepared)
+            self._journal()
+            return prepared.revision is not None
+
+        return refusing(edit)
+
+    def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
+        reply = refusing(lambda: self._decider.check(request.SerializeToString(), self.now_ms))
+        return service_pb2.CheckResponse.FromString(reply)
+
+    def commit(self, request: service_pb2.CommitRequest) -> service_pb2.CommitResponse:
+        reply, waits = refusing(
+            lambda: self._decider.commit(request.SerializeToString(), self.now_ms)
+        )
+        self._journal()
+        response = service_pb2.CommitResponse.FromString(reply)
+        assert waits == bool(response.commit_id)
+        return response
+
+    def check_batch(self, request: service_pb2.CheckBatchRequest) -> service_pb2.CheckBatchResponse:
+        reply = refusing(
+            lambda: self._decider.check_batch(request.SerializeToString(), self.now_ms)
+        )
+        return service_pb2.CheckBatchResponse.FromString(reply)
+
+    def commit_batch(
+        self, request: service_pb2.CommitBatchRequest
+    ) -> service_pb2.CommitBatchResponse:
+        reply, waits = refusing(
+            lambda: self._decider.commit_batch(request.SerializeToString(), self.now_ms)
+        )
+        self._journal()
+        response = service_pb2.CommitBatchResponse.FromString(reply)
+        assert waits == (response.accepted_count > 0)
+        return response
+
+    def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
+        reply = refusing(lambda: self._decider.get_usage(request.SerializeToString(), self.now_ms))
+        return service_pb2.GetUsageResponse.FromString(reply)
+
+    def restart(self) -> None:
+        self._start()
+
+    def fork(self) -> CoreDriver:
+        """Another service with the same past, whose future is its own."""
+        other = CoreDriver(self.now_ms)
+        other._groups = list(self._groups)
+        other._start()
+        return other
+
+    def close(self) -> None:
+        self._groups.clear()
+
+
+def refusing(call: Callable[[], Reply]) -> Reply:
+    """The call's reply; the service's own errors as faults."""
+    try:
+        return call()
+    except errors.LimiterError as error:
+        raise Fault(
+            error.code,
+            error.reason,
+            error.message,
+            [violation.field for violation in error.violations],
+        ) from error
