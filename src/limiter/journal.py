@@ -162,7 +162,7 @@ def decode_group(shard: int, sequence: int, record: bytes, previous_checksum: in
 
     def damaged(what: str) -> errors.DataLoss:
         return errors.DataLoss(
-            "JOURNAL_DAMAGED",
+            "JOURNAL_CORRUPT",
             f"journal shard {shard}, group {sequence}: {what}",
             metadata={"shard": str(shard), "group": str(sequence)},
         )
@@ -216,7 +216,7 @@ def read_groups(journal: Journal, shard: int) -> Iterator[Group]:
 
 def _missing(shard: int, sequence: int) -> errors.DataLoss:
     return errors.DataLoss(
-        "JOURNAL_DAMAGED",
+        "JOURNAL_CORRUPT",
         f"journal shard {shard}, group {sequence} is missing",
         metadata={"shard": str(shard), "group": str(sequence)},
     )

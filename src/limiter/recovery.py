@@ -90,11 +90,11 @@ def _apply(shard: int, group: Group, core: Replayer, on_revision: OnRevision) ->
         raise
     except Exception as error:
         raise errors.DataLoss(
-            "JOURNAL_DAMAGED", f"{where}: its events cannot be applied: {error}", metadata=metadata
+            "JOURNAL_CORRUPT", f"{where}: its events cannot be applied: {error}", metadata=metadata
         ) from error
     if event_count != group.event_count:
         raise errors.DataLoss(
-            "JOURNAL_DAMAGED",
+            "JOURNAL_CORRUPT",
             f"{where}: it holds {event_count} events where its header says {group.event_count}",
             metadata=metadata,
         )

@@ -290,6 +290,16 @@ class LmdbJournal:
             ) from error
         self._head = before
 
+    def check_writable(self) -> None:
+        """Writes and syncs what is there already. Raises Unavailable if that is not possible."""
+        try:
+            with self._env.begin(write=True) as transaction:
+                transaction.put(_META_KEY, _pack_meta(self._shard, self._head))
+        except (OSError, lmdb.Error) as error:
+            raise errors.Unavailable(
+                "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be written: {error}"
+            ) from error
+
     def close(self) -> None:
         """Closes the environment. Idempotent. Nothing may be reading or appending."""
         self._env.close()
@@ -368,7 +378,7 @@ class LmdbJournal:
 
     def _damaged_meta(self) -> errors.DataLoss:
         return errors.DataLoss(
-            "JOURNAL_DAMAGED", f"the meta record of the journal {self._path} is damaged"
+            "JOURNAL_CORRUPT", f"the meta record of the journal {self._path} is damaged"
         )
 
     def _missing(self) -> errors.DataLoss:
@@ -389,7 +399,7 @@ class LmdbJournal:
             return errors.FailedPrecondition("DATA_FOLDER_UNUSABLE", message)
         if isinstance(error, lmdb.VersionMismatchError):
             return errors.FailedPrecondition("JOURNAL_FORMAT", message)
-        return errors.DataLoss("JOURNAL_DAMAGED", message)
+        return errors.DataLoss("JOURNAL_CORRUPT", message)
 
 
 _KEY_BYTES: Final = 8

@@ -1,0 +1,447 @@
+"""The server: puts the parts together, serves, mends and stops.
+
+What flows in: a Config. What flows out: a running gRPC server on a data folder, until it is
+stopped.
+
+The steps of a start, each undone if a later one fails: the folder is locked, the port bound, the
+journal replayed into a new core, the clock checked against it, and only then calls are answered.
+
+The steps of a stop: health says NOT_SERVING; no new calls are taken; those under way are finished,
+the streams ended after their last answers; what is pending is written and synced; the folder is let
+go.
+
+When a group cannot be written, memory is ahead of the disk by an unknown part of it. The server
+then answers UNAVAILABLE, drops everything in memory, and tries to open the journal again until it
+can be read and written; what is on disk then is the truth, and retries with their request_id find
+it.
+
+What always holds: the clock outlives the state, so time does not go back when the state is
+recovered; calls reach the state only through an Engine that is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import uvloop
+from grpc_reflection.v1alpha import reflection
+
+from limiter import bounds, clock, errors, kinds, listening, logs, recovery
+from limiter._core import Core
+from limiter._hot import Decider
+from limiter.journal import GroupCommitter, SequenceConflict
+from limiter.policy import PolicyStore
+from limiter.service import decision, status
+from limiter.service.decision import DecisionService, Engine
+from limiter.service.health import Health
+from limiter.service.policy import SERVICE as POLICY_SERVICE
+from limiter.service.policy import PolicyServicer
+from limiter.service.test_clock import TestClockServicer
+from limiter.store import DataFolder, LmdbJournal
+from limiter.v1 import (
+    policy_service_pb2_grpc,
+    test_clock_service_pb2,
+    test_clock_service_pb2_grpc,
+)
+
+__all__ = ["Config", "Server", "serve"]
+
+_log: Final = logging.getLogger(__name__)
+
+# One process serves one shard until a journal is shared by several.
+_SHARD: Final = 0
+
+# How often a journal that failed is tried again, and how seldom at last.
+_MEND_DELAY_S: Final = 1.0
+_MEND_DELAY_S_MAX: Final = 30.0
+
+# How often a long recovery says how far it is.
+_PROGRESS_INTERVAL_S: Final = 2.0
+
+_TEST_CLOCK_SERVICE: Final = test_clock_service_pb2.DESCRIPTOR.services_by_name["TestClockService"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How to serve. Raises InvalidArgument for a value that cannot be.
+
+    `listen` is HOST:PORT, port 0 for any free one. `clock` is `system` or `driven`; a driven one
+    stands at `clock_start_ms` (milliseconds since 1970) at first, or where the journal ends, or at
+    the present. `accept_clock` serves although the system clock seems wrong. `require_policy`
+    denies where no policy is assigned. `insecure` allows to listen where others can reach it.
+    `journal_bytes_max` bounds the journal on disk.
+    """
+
+    listen: str = "127.0.0.1:50051"
+    data_dir: Path = Path("limiter-data")
+    transport: str = "grpcio"
+    clock: str = "system"
+    clock_start_ms: int | None = None
+    accept_clock: bool = False
+    require_policy: bool = False
+    insecure: bool = False
+    journal_bytes_max: int = 1 << 40
+
+    def __post_init__(self) -> None:
+        listening.parse(self.listen)
+        if self.transport == "native":
+            raise errors.InvalidArgument.for_field(
+                "transport", "native is not available yet; use grpcio", reason="FIELD_NOT_SERVED"
+            )
+        if self.transport != "grpcio":
+            raise errors.InvalidArgument.for_field("transport", "must be grpcio")
+        if self.clock not in {"system", "driven"}:
+            raise errors.InvalidArgument.for_field("clock", "must be system or driven")
+        if self.clock_start_ms is not None:
+            if self.clock != "driven":
+                raise errors.InvalidArgument.for_field(
+                    "clock_start", "needs a driven clock: --clock driven"
+                )
+            if not bounds.INSTANT_MS_MIN <= self.clock_start_ms <= bounds.INSTANT_MS_MAX:
+                raise errors.InvalidArgument.for_field(
+                    "clock_start", "must lie between the years 1970 and 2100"
+                )
+        if self.journal_bytes_max <= 0:
+            raise errors.InvalidArgument.for_field("journal_bytes_max", "must be positive")
+
+
+class _State:
+    """Everything that stands on one opening of the journal, and falls with it."""
+
+    def __init__(self, config: Config, journal: LmdbJournal, digest_key: bytes) -> None:
+        self._config = config
+        self.journal = journal
+        self.policies = PolicyStore()
+        self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
+        self.policies.connect(self.core)
+        self.committer: GroupCommitter | None = None
+
+    def recover(self, stopping: threading.Event) -> recovery.Recovered:
+        """Replays the journal; blocks. Raises Unavailable soon after `stopping` is set."""
+        said_s = time.monotonic()
+
+        def report(progress: recovery.Progress) -> None:
+            nonlocal said_s
+            if stopping.is_set():
+                raise _stopped()
+            if time.monotonic() - said_s >= _PROGRESS_INTERVAL_S:
+                said_s = time.monotonic()
+                _log.info(
+                    "recovering",
+                    extra={
+                        "group_count": progress.group_count,
+                        "group_total": progress.group_total,
+                        "event_count": progress.event_count,
+                    },
+                )
+
+        begun_s = time.monotonic()
+        recovered = recovery.recover(self.journal, _SHARD, self.core, self.policies.restore, report)
+        # Before anything is promised: is this a journal that can be written?
+        self.journal.check_writable()
+        _log.info(
+            "recovered",
+            extra={
+                "group_count": recovered.group_count,
+                "event_count": recovered.event_count,
+                "policy_revision": self.policies.revision,
+                "duration_ms": int((time.monotonic() - begun_s) * 1000),
+            },
+        )
+        return recovered
+
+    async def close(self) -> None:
+        """Writes what is pending and closes the journal. Raises Unavailable if that failed."""
+        try:
+            if self.committer is not None:
+                await self.committer.close()
+        finally:
+            self.journal.close()
+
+
+class Server:
+    """One server: `start`, then `stop`. Belongs to the event loop that it is started on."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._host, self._port = listening.parse(config.listen)
+        self._folder: DataFolder | None = None
+        self._server: grpc.aio.Server | None = None
+        self._clock: clock.Clock | None = None
+        self._state: _State | None = None
+        self._policy_servicer: PolicyServicer | None = None
+        self._absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
+        self._mending: asyncio.Task[None] | None = None
+        # Set by whoever wants a start to end early; read by the thread that recovers.
+        self._stopping = threading.Event()
+        self._decisions = DecisionService()
+        self._services = [decision.SERVICE.full_name, POLICY_SERVICE.full_name]
+        if config.clock == "driven":
+            self._services.append(_TEST_CLOCK_SERVICE.full_name)
+        self._health = Health(self._services)
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, as HOST:PORT with the real port."""
+        return listening.join(self._host, self._port)
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on; the real one once it is started."""
+        return self._port
+
+    async def start(self) -> None:
+        """Returns once calls are answered.
+
+        Raises FailedPrecondition (folder or port in use, a clock that cannot be right, listening
+        for others without leave), DataLoss (a damaged journal) and Unavailable (stopped).
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._clean_up()
+            raise
+
+    def interrupt(self) -> None:
+        """Has a start that is under way end soon, with Unavailable."""
+        self._stopping.set()
+
+    async def stop(self) -> None:
+        """Drains, syncs and lets go of everything. Idempotent.
+
+        Raises Unavailable when what was pending could not be written.
+        """
+        self._stopping.set()
+        if self._server is None:
+            return
+        _log.info("stopping")
+        await self._health.drain()
+        self._decisions.drain()
+        await self._server.stop(bounds.DRAIN_MS_MAX / 1000)
+        self._server = None
+        await self._clean_up()
+        _log.info("stopped")
+
+    async def _start(self) -> None:
+        addresses = await listening.resolve(self._host, self._port)
+        self._check_exposure(addresses)
+        self._folder = DataFolder(self._config.data_dir, f"starting on {self._config.listen}")
+        self._server = self._make_server()
+        self._port = listening.bind(self._server, addresses)
+        self._folder.set_holder(f"listening on {self.address}")
+        await self._attach(await self._open())
+        await self._server.start()
+        await self._health.set_serving(True)
+
+    def _check_exposure(self, addresses: Sequence[listening.Address]) -> None:
+        exposed = [str(address) for address in addresses if not address.is_loopback]
+        if exposed and self._config.clock == "driven":
+            raise errors.FailedPrecondition(
+                "CLOCK_EXPOSED",
+                f"{exposed[0]} can be reached from other machines, which could move a driven "
+                "clock: listen on a loopback address such as 127.0.0.1",
+            )
+        if exposed and not self._config.insecure:
+            raise errors.FailedPrecondition(
+                "INSECURE",
+                f"{exposed[0]} can be reached from other machines, and there are neither keys nor "
+                "TLS: listen on a loopback address such as 127.0.0.1, or allow it with --insecure",
+            )
+
+    def _make_server(self) -> grpc.aio.Server:
+        """A server with all services, which find the state when they are called."""
+        server = grpc.aio.server(
+            options=(
+                listening.NO_PORT_SHARING,
+                ("grpc.max_receive_message_length", bounds.MESSAGE_BYTES_MAX),
+                # A reply is bounded by its request. One that is made is sent: what it tells is
+                # done already.
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", bounds.CONCURRENT_CALLS_MAX),
+            ),
+            maximum_concurrent_rpcs=bounds.CONCURRENT_CALLS_MAX,
+        )
+        handlers = self._decisions.handlers()
+        name = decision.SERVICE.full_name
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        server.add_registered_method_handlers(name, handlers)
+        policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(
+            status.guard(self._current_policy_servicer, POLICY_SERVICE), server
+        )
+        if self._config.clock == "driven":
+            test_clock_service_pb2_grpc.add_TestClockServiceServicer_to_server(
+                status.guard(self._current_test_clock, _TEST_CLOCK_SERVICE), server
+            )
+        self._health.add_to(server)
+        reflection.enable_server_reflection(
+            (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME), server
+        )
+        return server
+
+    def _current_policy_servicer(self) -> PolicyServicer:
+        if self._policy_servicer is None:
+            raise self._absence.with_traceback(None)
+        return self._policy_servicer
+
+    def _current_test_clock(self) -> TestClockServicer:
+        assert isinstance(self._clock, clock.DrivenClock)
+        return TestClockServicer(self._clock)
+
+    async def _open(self) -> _State:
+        """Opens the journal and recovers what it holds; the clock too, the first time."""
+        assert self._folder is not None
+        journal, digest_key = self._folder.open(
+            shard=_SHARD, quota_bytes=self._config.journal_bytes_max
+        )
+        try:
+            state = _State(self._config, journal, digest_key)
+            recovered = await asyncio.to_thread(state.recover, self._stopping)
+            if self._clock is None:
+                self._clock = _make_clock(self._config, state.core.last_event_ms)
+        except BaseException:
+            journal.close()
+            raise
+        state.committer = GroupCommitter(
+            journal,
+            state.core,
+            shard=_SHARD,
+            tail=recovered.tail,
+            tail_checksum=recovered.tail_checksum,
+            on_failure=self._lose,
+        )
+        return state
+
+    async def _attach(self, state: _State) -> None:
+        """Answers calls from this state."""
+        assert self._clock is not None
+        assert state.committer is not None
+        self._state = state
+        decider = Decider(state.core, kinds.compile_inline, self._config.require_policy)
+        self._decisions.attach(Engine(decider, state.core, state.committer, self._clock))
+        self._policy_servicer = PolicyServicer(
+            state.policies, state.committer.wait, self._clock.now_ms
+        )
+
+    def _lose(self, failure: errors.Unavailable) -> None:
+        """A group could not be written: from this moment on nothing in memory counts."""
+        state, self._state = self._state, None
+        assert state is not None
+        self._decisions.detach(failure)
+        self._policy_servicer = None
+        self._absence = failure
+        _log.critical("journal failed: %s", failure.message)
+        self._mending = asyncio.get_running_loop().create_task(self._mend(state, failure))
+
+    async def _mend(self, broken: _State, failure: errors.Unavailable) -> None:
+        """Tries to open the journal again until it can be read and written."""
+        await self._health.set_serving(False)
+        with contextlib.suppress(errors.Unavailable):
+            await broken.close()
+        if isinstance(failure.__cause__, SequenceConflict):
+            _log.critical("another process writes to the journal: this one stays out of service")
+            return
+        delay_s = _MEND_DELAY_S
+        while True:
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _MEND_DELAY_S_MAX)
+            try:
+                state = await self._open()
+            except (errors.LimiterError, OSError) as error:
+                _log.error("journal still unavailable: %s", error)
+                continue
+            await self._attach(state)
+            await self._health.set_serving(True)
+            _log.warning("journal available again")
+            return
+
+    async def _clean_up(self) -> None:
+        """Lets go of whatever there is, in the order opposite to that of the start."""
+        if self._mending is not None:
+            self._mending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._mending
+            self._mending = None
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+        state, self._state = self._state, None
+        self._policy_servicer = None
+        try:
+            if state is not None:
+                await state.close()
+        finally:
+            if self._folder is not None:
+                self._folder.close()
+                self._folder = None
+
+
+def _make_clock(config: Config, last_event_ms: int) -> clock.Clock:
+    """The clock that the flags ask for, checked against where the journal ends (0: nowhere)."""
+    wall_ms = time.time_ns() // 1_000_000
+    if config.clock == "system":
+        clock.check_start(wall_ms, last_event_ms, config.accept_clock)
+        return clock.SystemClock(not_before_ms=last_event_ms)
+    start_ms = config.clock_start_ms
+    if start_ms is None:
+        start_ms = last_event_ms or wall_ms
+    if start_ms < last_event_ms:
+        raise errors.FailedPrecondition(
+            "CLOCK_BACKWARD",
+            f"the driven clock cannot start at {clock.format_instant(start_ms)}: the journal goes "
+            f"up to {clock.format_instant(last_event_ms)}",
+        )
+    return clock.DrivenClock(start_ms)
+
+
+def _stopped() -> errors.Unavailable:
+    return errors.Unavailable("DRAINING", "the server was stopped while it started")
+
+
+def serve(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT, then drains, syncs and returns.
+
+    Prints one line with its address to standard output once it serves; the log goes to standard
+    error. Raises LimiterError when it cannot start, or could not write what was pending.
+    """
+    logs.configure(sys.stderr)
+    uvloop.run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    server = Server(config)
+
+    def stop(name: str) -> None:
+        _log.info("received %s", name)
+        server.interrupt()
+        stopped.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop, each.name)
+    try:
+        await server.start()
+    except errors.Unavailable:
+        if stopped.is_set():
+            return
+        raise
+    _log.warning(
+        "neither TLS nor keys are in use: whoever reaches %s may decide, commit and change "
+        "policies",
+        server.address,
+    )
+    # The one line on standard output: programs wait for it.
+    print(f"limiter serving on {server.address}", flush=True)
+    await stopped.wait()
+    await server.stop()
