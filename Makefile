@@ -102,11 +102,13 @@ missing := $(if $(wildcard src/limiter/*.so),,modules-missing)
 modules-missing:
 
 $(built_run): $(installs) $(cython_sources) $(missing)
-	scripts/setup.sh run
-	$(bin)/python setup.py --quiet build_ext --inplace
-	touch $@
+	@scripts/setup.sh run
+	@echo "setup: compiling the extension modules (a minute or two)" >&2
+	@$(bin)/python setup.py --quiet build_ext --inplace
+	@touch $@
 
 $(built_dev): $(installs) $(cython_sources) $(missing)
-	scripts/setup.sh dev
-	$(bin)/python setup.py --quiet build_ext --inplace
-	touch $@
+	@scripts/setup.sh dev
+	@echo "setup: compiling the extension modules (a minute or two)" >&2
+	@$(bin)/python setup.py --quiet build_ext --inplace
+	@touch $@

@@ -5,6 +5,8 @@ Switches, by environment variable (after changing one, `make clean` first):
   LIMITER_BUILD_DEBUG=1     no optimization, debugger symbols, costly assertions (LIMITER_DEBUG)
   LIMITER_BUILD_SANITIZE=…  a list for the compiler's -fsanitize, such as address,undefined
   LIMITER_BUILD_COVERAGE=1  line tracing, so that coverage sees the .pyx files
+  LIMITER_BUILD_SKIP=1      no extension modules: for an editable install whose modules are built
+                            in place by `setup.py build_ext`
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from setuptools import Extension, setup
 SOURCE = Path("src/limiter")
 DEBUG = os.environ.get("LIMITER_BUILD_DEBUG", "") not in ("", "0")
 SANITIZE = os.environ.get("LIMITER_BUILD_SANITIZE", "")
+SKIP = os.environ.get("LIMITER_BUILD_SKIP", "") not in ("", "0")
 COVERAGE = os.environ.get("LIMITER_BUILD_COVERAGE", "") not in ("", "0")
 
 compile_args = ["-O0", "-g3"] if DEBUG else ["-O3", "-g1"]
@@ -40,10 +43,11 @@ extensions = [
         extra_link_args=link_args,
     )
     for path in sorted(SOURCE.glob("_*.pyx"))
+    if not SKIP
 ]
 
 setup(
-    ext_modules=cythonize(
+    ext_modules=cythonize(  # type: ignore[no-untyped-call]
         extensions,
         include_path=["src"],
         nthreads=os.cpu_count() or 1,
@@ -53,11 +57,12 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "initializedcheck": False,
-            "freethreading_compatible": False,
+            # No object of the core can be pickled, so the code for it would only be compiled.
+            "auto_pickle": False,
             "linetrace": COVERAGE,
             "embedsignature": True,
             "embedsignature.format": "python",
         },
     ),
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+    options={"build_ext": {"parallel": str(os.cpu_count() or 1)}},
 )

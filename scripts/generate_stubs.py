@@ -1,7 +1,7 @@
-"""Generates the Python stubs of proto/ into src/limiter, always the same bytes from the same input.
+"""Generates the Python stubs of proto/ into src/limiter: the same bytes from the same input.
 
-The stubs are checked in, so that using the package needs no compiler, and a test proves that they are
-what this script makes of proto/. `limiter.v1` keeps its path. The journal's own messages go to
+The stubs are checked in, so that using the package needs no compiler, and a test proves that they
+are what this script makes of proto/. `limiter.v1` keeps its path. The journal's own messages go to
 `limiter.journal_v1`, because `limiter.journal` is a module.
 
 Usage: python scripts/generate_stubs.py [--output DIR]

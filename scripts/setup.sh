@@ -4,6 +4,8 @@
 #   scripts/setup.sh run    what the server and the demo need
 #   scripts/setup.sh dev    the same, and what tests and checks need
 #
+# The extension modules are compiled by make, which sees what has changed.
+#
 # VENV is the folder of the environment (.venv), PYTHON the interpreter that it is made with
 # (python3, at least 3.11). On Debian and its relatives, system packages that are missing are
 # installed by apt-get, as root or through sudo; elsewhere it says what is missing and stops.
@@ -64,8 +66,9 @@ mapfile -t packages < <(missing_packages)
 if [ "${#packages[@]}" -gt 0 ]; then
     install_packages "${packages[@]}"
     mapfile -t packages < <(missing_packages)
-    [ "${#packages[@]}" -eq 0 ] || fail "still missing for $(command -v "$python"): ${packages[*]}" \
-        "use another interpreter by PYTHON=/usr/bin/python3"
+    [ "${#packages[@]}" -eq 0 ] ||
+        fail "still missing for $(command -v "$python"): ${packages[*]}" \
+            "use another interpreter by PYTHON=/usr/bin/python3"
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old: Python 3.11 or later is needed (PYTHON=… names another)"
@@ -94,8 +97,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
     export UV_LINK_MODE=copy
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --require-hashes \
         --requirement "${lock_files[0]}" --requirement requirements/demo.txt
-    say "compiling the extension modules"
-    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps \
+    LIMITER_BUILD_SKIP=1 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps \
         --no-build-isolation --editable .
     echo "$fingerprint" >"$stamp"
 fi

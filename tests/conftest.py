@@ -13,11 +13,11 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, settings
 
-_COMMON = {"print_blob": True, "deadline": None}
-settings.register_profile("dev", max_examples=100, **_COMMON)
-settings.register_profile("ci", max_examples=200, **_COMMON)
+_COMMON = settings(print_blob=True, deadline=None)
+settings.register_profile("dev", _COMMON, max_examples=100)
+settings.register_profile("ci", _COMMON, max_examples=200)
 settings.register_profile(
-    "torture", max_examples=5_000, suppress_health_check=[HealthCheck.too_slow], **_COMMON
+    "torture", _COMMON, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

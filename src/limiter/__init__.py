@@ -1,4 +1,4 @@
-"""limiter decides, exactly and durably, whether a message may go to a contact now, and if not, when."""
+"""Decides, exactly and durably, whether a message may go to a contact now, and if not, when."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Every ceiling of the service, in one place.
 
-Nothing flows in; the other modules, extension modules too, read these at import and refuse what goes
-beyond them before any work is done. What always holds is asserted at the end: a ceiling that breaks a
-relation to another one cannot be imported.
+Nothing flows in; the other modules, extension modules too, read these at import and refuse what
+goes beyond them before any work is done. What always holds is asserted at the end: a ceiling that
+breaks a relation to another one cannot be imported.
 
 Names end in their unit where the bare number would leave it open: `_BYTES` of UTF-8, `_MS`
 milliseconds. `_MAX` is the largest value allowed, `_MIN` the smallest.
@@ -63,8 +63,8 @@ RETRY_HORIZON_MS: Final = 400 * DAY_MS
 WINDOW_MS_MIN: Final = 1
 WINDOW_MS_MAX: Final = 62 * DAY_MS
 
-# Units of a calendar window: what fits into the longest window. A month may have 31 days, a week and
-# a day may be an hour longer than usual.
+# Units of a calendar window: what fits into the longest window. A month may have 31 days, a week
+# and a day may be an hour longer than usual.
 CALENDAR_HOURS_MAX: Final = 1_488
 CALENDAR_DAYS_MAX: Final = 62
 CALENDAR_WEEKS_MAX: Final = 8
@@ -125,8 +125,8 @@ INLINE_KINDS_MAX: Final = 16
 
 # --- Counters -------------------------------------------------------------------------------------
 
-# A message counter keeps this many of its newest instants as they are and sums older ones in buckets
-# of its window divided by the same number. Caps up to it are exact to the millisecond.
+# A message counter keeps this many of its newest instants as they are and sums older ones in
+# buckets of its window divided by the same number. Caps up to it are exact to the millisecond.
 EXACT_INSTANTS: Final = 1_440
 
 # A distinct counter lists up to this many members; beyond that a bitset and a ring of time buckets

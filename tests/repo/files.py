@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,27 +46,32 @@ def is_generated(path: Path) -> bool:
     return "_pb2" in path.name or path.parent.name == "requirements"
 
 
-def python_imports(path: Path) -> Iterator[str]:
+@cache
+def python_imports(path: Path) -> frozenset[str]:
     """The full names of the modules that a .py or .pyi file imports, at any depth.
 
     `from a import b` gives both `a` and `a.b`, because b may be a module.
     """
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 def cython_imports(path: Path) -> Iterator[str]:
-    """The full names of the modules that a .pyx or .pxd file imports or cimports, one line each."""
-    for line in path.read_text().splitlines():
-        words = line.replace(",", " ").split()
-        if not words or words[0] not in ("from", "import", "cimport", "include"):
-            continue
-        if words[0] == "from" and len(words) > 3:
+    """The full names of the modules that a .pyx or .pxd file imports or cimports, at any depth.
+
+    `from a cimport b` gives both `a` and `a.b`, because b may be a module.
+    """
+    text = re.sub(r"\(([^()]*)\)", lambda found: found[1].replace("\n", " "), path.read_text())
+    for line in text.splitlines():
+        words = line.partition("#")[0].replace(",", " ").split()
+        if len(words) > 3 and words[0] == "from" and words[2] in ("import", "cimport"):
             yield words[1]
-            yield from (f"{words[1]}.{name.strip('()')}" for name in words[3:])
-        else:
+            yield from (f"{words[1]}.{name}" for name in words[3:])
+        elif len(words) > 1 and words[0] in ("import", "cimport", "include"):
             yield from words[1:]

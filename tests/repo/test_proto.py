@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,47 +21,37 @@ from tests.repo.files import ROOT
 
 PROTO_ROOT = ROOT / "proto"
 
-# Reserved words of the languages that gRPC has clients for, beside Python's own.
-KEYWORDS = frozenset(
-    # C++ and Objective-C
-    """
-    alignas alignof and asm auto bool break case catch char class compl concept const constexpr
-    continue decltype default delete do double else enum explicit export extern false float for
-    friend goto if inline int long mutable namespace new noexcept not nullptr operator or private
-    protected public register requires return short signed sizeof static struct switch template this
-    throw true try typedef typeid typename union unsigned using virtual void volatile while xor id
-    """
-    # C#
-    """
-    abstract as base byte checked decimal delegate event finally fixed foreach implicit in interface
-    internal is lock null object out override params readonly ref sbyte sealed stackalloc string
-    uint ulong unchecked unsafe ushort
-    """
-    # Java and Kotlin
-    """
-    assert boolean extends final implements import instanceof native package strictfp super
-    synchronized throws transient fun typealias val var when
-    """
-    # Go, Rust, Swift
-    """
-    chan defer fallthrough func go map range select type async await crate dyn fn impl let loop match
-    mod move mut pub self trait unsafe use where yield associatedtype deinit extension fileprivate
-    guard init inout nil protocol repeat rethrows subscript
-    """
-    # JavaScript, TypeScript, Dart, PHP, Ruby
-    """
-    arguments debugger eval function with constructor covariant external factory get late library
-    mixin part required set show hide dynamic array callable clone declare echo empty enddeclare
-    endfor endforeach endif endswitch endwhile exit global include insteadof isset list print unset
-    alias begin def defined elsif end ensure module next redo rescue retry then undef unless until
-    """.split()
-) | frozenset(keyword.kwlist)
+# Reserved words, beside Python's own, of the languages that gRPC has clients for: C++, Objective-C,
+# C#, Java, Kotlin, Go, Rust, Swift, JavaScript, TypeScript, Dart, PHP, Ruby.
+RESERVED = """
+alignas alignof and asm auto bool break case catch char class compl concept const constexpr
+continue decltype default delete do double else enum explicit export extern false float for
+friend goto if inline int long mutable namespace new noexcept not nullptr operator or private
+protected public register requires return short signed sizeof static struct switch template this
+throw true try typedef typeid typename union unsigned using virtual void volatile while xor id
+abstract as base byte checked decimal delegate event finally fixed foreach implicit in interface
+internal is lock null object out override params readonly ref sbyte sealed stackalloc string
+uint ulong unchecked unsafe ushort
+assert boolean extends final implements import instanceof native package strictfp super
+synchronized throws transient fun typealias val var when
+chan defer fallthrough func go map range select type async await crate dyn fn impl let loop
+match mod move mut pub self trait unsafe use where yield associatedtype deinit extension
+fileprivate guard init inout nil protocol repeat rethrows subscript
+arguments debugger eval function with constructor covariant external factory get late library
+mixin part required set show hide dynamic array callable clone declare echo empty enddeclare
+endfor endforeach endif endswitch endwhile exit global include insteadof isset list print unset
+alias begin def defined elsif end ensure module next redo rescue retry then undef unless until
+"""
+KEYWORDS = frozenset(RESERVED.split()) | frozenset(keyword.kwlist)
 
-Paths = dict[tuple[int, ...], str]
+# The numbers by which a descriptor leads to one of its parts.
+Steps = tuple[int, ...]
 
 
 @pytest.fixture(scope="module")
-def descriptors(tmp_path_factory: pytest.TempPathFactory) -> list[descriptor_pb2.FileDescriptorProto]:
+def descriptors(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[descriptor_pb2.FileDescriptorProto]:
     """Our own files, with their comments."""
     output = tmp_path_factory.mktemp("descriptors") / "descriptors.binpb"
     paths = [str(path.relative_to(PROTO_ROOT)) for path in sorted(PROTO_ROOT.rglob("*.proto"))]
@@ -79,41 +70,40 @@ def descriptors(tmp_path_factory: pytest.TempPathFactory) -> list[descriptor_pb2
     return list(descriptor_pb2.FileDescriptorSet.FromString(output.read_bytes()).file)
 
 
-def _comments(file: descriptor_pb2.FileDescriptorProto) -> Paths:
-    return {
-        tuple(location.path): location.leading_comments.strip()
-        for location in file.source_code_info.location
-    }
+@dataclass(frozen=True)
+class Element:
+    """Something that needs a comment."""
+
+    name: str
+    comment: str
+    is_rpc: bool
 
 
 def _message_elements(
-    message: descriptor_pb2.DescriptorProto, path: tuple[int, ...], prefix: str
-) -> Iterator[tuple[tuple[int, ...], str]]:
+    message: descriptor_pb2.DescriptorProto, steps: Steps, prefix: str
+) -> Iterator[tuple[Steps, str]]:
     name = f"{prefix}.{message.name}"
-    yield path, name
+    yield steps, name
     for index, field in enumerate(message.field):
-        yield (*path, 2, index), f"{name}.{field.name}"
+        yield (*steps, 2, index), f"{name}.{field.name}"
     for index, nested in enumerate(message.nested_type):
-        yield from _message_elements(nested, (*path, 3, index), name)
+        yield from _message_elements(nested, (*steps, 3, index), name)
     for index, enum in enumerate(message.enum_type):
-        yield from _enum_elements(enum, (*path, 4, index), name)
+        yield from _enum_elements(enum, (*steps, 4, index), name)
     for index, oneof in enumerate(message.oneof_decl):
-        yield (*path, 8, index), f"{name}.{oneof.name}"
+        yield (*steps, 8, index), f"{name}.{oneof.name}"
 
 
 def _enum_elements(
-    enum: descriptor_pb2.EnumDescriptorProto, path: tuple[int, ...], prefix: str
-) -> Iterator[tuple[tuple[int, ...], str]]:
+    enum: descriptor_pb2.EnumDescriptorProto, steps: Steps, prefix: str
+) -> Iterator[tuple[Steps, str]]:
     name = f"{prefix}.{enum.name}"
-    yield path, name
+    yield steps, name
     for index, value in enumerate(enum.value):
-        yield (*path, 2, index), f"{name}.{value.name}"
+        yield (*steps, 2, index), f"{name}.{value.name}"
 
 
-def _elements(
-    file: descriptor_pb2.FileDescriptorProto,
-) -> Iterator[tuple[tuple[int, ...], str]]:
-    """The path in the descriptor and the full name of everything that needs a comment."""
+def _file_elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[Steps, str]]:
     for index, message in enumerate(file.message_type):
         yield from _message_elements(message, (4, index), file.package)
     for index, enum in enumerate(file.enum_type):
@@ -125,53 +115,50 @@ def _elements(
             yield (6, index, 2, number), f"{name}.{method.name}"
 
 
+@pytest.fixture(scope="module")
+def elements(descriptors: list[descriptor_pb2.FileDescriptorProto]) -> list[Element]:
+    """Every message, field, enum, value, oneof, service and method."""
+    found = []
+    for file in descriptors:
+        comments = {
+            tuple(location.path): location.leading_comments.strip()
+            for location in file.source_code_info.location
+        }
+        for steps, name in _file_elements(file):
+            is_rpc = steps[0] == 6 and len(steps) == 4
+            found.append(Element(name, comments.get(steps, ""), is_rpc))
+    assert len(found) > 200
+    return found
+
+
 def _fields(message: descriptor_pb2.DescriptorProto) -> Iterator[str]:
     yield from (field.name for field in message.field)
     for nested in message.nested_type:
         yield from _fields(nested)
 
 
-def test_every_element_has_a_comment(
-    descriptors: list[descriptor_pb2.FileDescriptorProto],
-) -> None:
-    elements = [(file, path, name) for file in descriptors for path, name in _elements(file)]
-    assert len(elements) > 200
-
-    bare = [name for file, path, name in elements if not _comments(file).get(path)]
-    assert bare == []
+def test_every_element_has_a_comment(elements: list[Element]) -> None:
+    assert [element.name for element in elements if not element.comment] == []
 
 
-def test_comments_are_sentences(descriptors: list[descriptor_pb2.FileDescriptorProto]) -> None:
-    unfinished = [
-        name
-        for file in descriptors
-        for path, name in _elements(file)
-        if not _comments(file).get(path, "").endswith(".")
-    ]
-    assert unfinished == []
+def test_comments_are_sentences(elements: list[Element]) -> None:
+    assert [element.name for element in elements if not element.comment.endswith(".")] == []
 
 
-def test_every_rpc_lists_its_status_codes(
-    descriptors: list[descriptor_pb2.FileDescriptorProto],
-) -> None:
-    rpcs = [
-        (name, _comments(file)[path])
-        for file in descriptors
-        for path, name in _elements(file)
-        if path[0] == 6 and len(path) == 4
-    ]
+def test_every_rpc_lists_its_status_codes(elements: list[Element]) -> None:
+    rpcs = [element for element in elements if element.is_rpc]
     assert len(rpcs) >= 19
     known = {code.name for code in grpc.StatusCode}
-    for name, comment in rpcs:
-        _, heading, listed = comment.partition("Status codes:")
-        assert heading, f"{name} lists no status codes"
+    for rpc in rpcs:
+        _, heading, listed = rpc.comment.partition("Status codes:")
+        assert heading, f"{rpc.name} lists no status codes"
         codes = {
             code
             for line in re.findall(r"^\s*- (`[^:]*):", listed, re.MULTILINE)
             for code in re.findall(r"`([A-Z_]+)`", line)
         }
-        assert codes, f"{name} lists no status codes"
-        assert codes <= known, f"{name} lists unknown codes: {codes - known}"
+        assert codes, f"{rpc.name} lists no status codes"
+        assert codes <= known, f"{rpc.name} lists unknown codes: {codes - known}"
 
 
 def test_no_field_is_a_keyword(descriptors: list[descriptor_pb2.FileDescriptorProto]) -> None:

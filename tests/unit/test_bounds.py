@@ -1,4 +1,4 @@
-"""The ceilings: what the agreement between the parts says, and relations that are really checked."""
+"""The ceilings: what the parts agreed on, and relations that are really checked."""
 
 from __future__ import annotations
 
