@@ -1,6 +1,6 @@
 """Sends a campaign to a list with a duplicate in it, under a daily limit given with the send."""
 
-import sys
+import os
 
 import grpc
 from google.protobuf import json_format
@@ -12,7 +12,7 @@ CAP = {"measure": "MEASURE_MESSAGES", "maxCount": 3, "per": ["DIMENSION_CAMPAIGN
 LIMIT = {"limitId": "campaign-a-day", "cap": CAP, "enforcement": "ENFORCEMENT_ENFORCED"}
 NUMBERS = ["+4930001", "+4930002", "+4930001", "+4930003", "+4930004"]
 
-with grpc.insecure_channel(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") as channel:
+with grpc.insecure_channel(os.environ.get("LIMITER_ADDRESS", "127.0.0.1:50051")) as channel:
     limiter = decision_service_pb2_grpc.DecisionServiceStub(channel)
     attempt = {"account": "texts", "campaign": "spring", "channel": "sms"}
     recipients = [{"address": number, "reference": number} for number in NUMBERS]

@@ -1,12 +1,12 @@
 """Writes to one person after the other until the account's 200 people of the day are used up."""
 
-import sys
+import os
 
 import grpc
 
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, decision_service_pb2_grpc
 
-with grpc.insecure_channel(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") as channel:
+with grpc.insecure_channel(os.environ.get("LIMITER_ADDRESS", "127.0.0.1:50051")) as channel:
     limiter = decision_service_pb2_grpc.DecisionServiceStub(channel)
     for number in range(1, 202):
         attempt = attempt_pb2.Attempt(account="network", contact=f"person-{number}")

@@ -1,12 +1,12 @@
 """Sends by hand, then from the queue, and shows how far the account is on its way to the goal."""
 
-import sys
+import os
 
 import grpc
 
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, decision_service_pb2_grpc
 
-with grpc.insecure_channel(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") as channel:
+with grpc.insecure_channel(os.environ.get("LIMITER_ADDRESS", "127.0.0.1:50051")) as channel:
     limiter = decision_service_pb2_grpc.DecisionServiceStub(channel)
     for account in ("studio-berlin", "studio-rolling"):
         for source in ("manual", "manual", "queue"):

@@ -1,12 +1,12 @@
 """Checks before each message: what the agent's window would say, and whether Send is greyed out."""
 
-import sys
+import os
 
 import grpc
 
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, decision_service_pb2_grpc
 
-with grpc.insecure_channel(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") as channel:
+with grpc.insecure_channel(os.environ.get("LIMITER_ADDRESS", "127.0.0.1:50051")) as channel:
     limiter = decision_service_pb2_grpc.DecisionServiceStub(channel)
     attempt = attempt_pb2.Attempt(account="helpdesk", agent="kim", contact="customer-7")
     for _ in range(4):

@@ -2,7 +2,110 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
 
-def serve() -> None:
-    """Run the server."""
-    raise NotImplementedError
+import grpc
+import typer
+
+from limiter import errors
+from limiter.cli.errors import EXIT_CODES, CommandError
+from limiter.cli.exit_codes import ExitCode
+from limiter.cli.options import DEFAULT_ADDRESS
+
+
+class Transport(StrEnum):
+    """What speaks gRPC."""
+
+    GRPCIO = "grpcio"
+    NATIVE = "native"
+
+
+class ClockKind(StrEnum):
+    """Where the time comes from."""
+
+    SYSTEM = "system"
+    DRIVEN = "driven"
+
+
+def serve(
+    *,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen; port 0: any.")
+    ] = DEFAULT_ADDRESS,
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", metavar="FOLDER", help="Where the journal is kept.")
+    ] = Path("limiter-data"),
+    transport: Annotated[
+        Transport, typer.Option("--transport", help="What speaks gRPC; native is not served yet.")
+    ] = Transport.GRPCIO,
+    clock: Annotated[
+        ClockKind,
+        typer.Option("--clock", help="driven: time stands until TestClockService.Set moves it."),
+    ] = ClockKind.SYSTEM,
+    clock_start: Annotated[
+        str,
+        typer.Option(
+            "--clock-start",
+            metavar="TIME",
+            help="Where a driven clock stands at first, such as 2025-03-03T12:00:00Z.",
+        ),
+    ] = "",
+    accept_clock: Annotated[
+        bool,
+        typer.Option("--accept-clock", help="Serve although the clock disagrees with the journal."),
+    ] = False,
+    require_policy: Annotated[
+        bool, typer.Option("--require-policy", help="Deny attempts that no policy is assigned to.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen where others can reach it, without TLS.")
+    ] = False,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C.
+
+    Prints one line with its address once it serves. Everything is kept in the data folder.
+    """
+    # Here, not above: the commands that only ask a server start without the server's modules.
+    from limiter import server
+
+    try:
+        config = server.Config(
+            listen=listen,
+            data_dir=data_dir,
+            transport=transport.value,
+            clock=clock.value,
+            clock_start_ms=parse_instant(clock_start) if clock_start else None,
+            accept_clock=accept_clock,
+            require_policy=require_policy,
+            insecure=insecure,
+        )
+    except errors.InvalidArgument as error:
+        flag = error.message.replace("_", "-", 1)
+        raise CommandError(ExitCode.USAGE, f"--{flag}") from error
+    try:
+        server.serve(config)
+    except errors.LimiterError as error:
+        code = EXIT_CODES.get(grpc.StatusCode[error.code], ExitCode.FAILURE)
+        raise CommandError(code, error.message, f"  reason {error.reason}") from error
+    except OSError as error:
+        raise CommandError(ExitCode.FAILURE, f"the data folder {data_dir}: {error}") from error
+
+
+def parse_instant(text: str) -> int:
+    """An instant with its zone, as RFC 3339 has it, in milliseconds since the epoch.
+
+    Raises CommandError for anything else.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"--clock-start: {text!r} is not an instant: write it as 2025-03-03T12:00:00Z",
+        )
+    return round(instant.timestamp() * 1000)
