@@ -205,7 +205,9 @@ def kind_from_bytes(definition: bytes) -> model.CounterKind:
         counts = match_from_message(message.counts, "counts")
     except (errors.InvalidArgument, DecodeError) as error:
         raise ValueError(f"not a kind of counter: {error}") from error
-    kind = model.CounterKind(cap.measure, cap.per, cap.window, counts)
+    kind = model.CounterKind(
+        cap.measure, tuple(sorted(cap.per)), cap.window, model.canonical_match(counts)
+    )
     if kind_to_bytes(kind) != definition:
         raise ValueError("not the canonical definition of a kind of counter")
     return kind
