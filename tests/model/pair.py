@@ -1,0 +1,337 @@
+"""The service and the oracle side by side: whatever is done to one is done to both, and compared.
+
+Every field of every reply must be the oracle's. Where a counter holds more entries than it keeps
+exactly, and only there, a reply may lie between the oracle's two readings; the oracle then goes on
+from what was observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
+from limiter.v1 import decision_service_pb2 as service_pb2
+from tests.model.driver import Driver, Fault
+from tests.model.oracle import DENIED, Oracle, Refused, Verdict
+
+Request = TypeVar("Request", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
+Committed: TypeAlias = service_pb2.CommitResponse | service_pb2.BatchResult
+Statuses = Sequence[decision_pb2.LimitStatus]
+
+# Whose usage is looked at around a restart.
+TEMPLATES_MAX = 60
+
+
+def shown(message: Message) -> str:
+    return json_format.MessageToJson(message, indent=1, always_print_fields_with_no_presence=True)
+
+
+def assert_same(actual: Message, expected: Message, about: object) -> None:
+    """Equal messages; the difference is shown as JSON."""
+    if actual != expected:
+        text = f"{about}\nthe service says {shown(actual)}\nthe oracle says {shown(expected)}"
+        raise AssertionError(text)
+
+
+# --------------------------------------------------------------------------- the leeway
+
+
+def time_of(message: Message, field: str) -> float:
+    """An instant of a message in ms; one that is not set is later than all others."""
+    if not message.HasField(field):
+        return float("inf")
+    return float(getattr(message, field).ToMilliseconds())
+
+
+def without_counts(status: decision_pb2.LimitStatus) -> decision_pb2.LimitStatus:
+    """What there is no leeway in."""
+    rest = decision_pb2.LimitStatus()
+    rest.CopyFrom(status)
+    for field in ("reason", "exceeded", "used_count", "remaining_count", "reset_time"):
+        rest.ClearField(field)
+    return rest
+
+
+def status_within(
+    actual: decision_pb2.LimitStatus,
+    exact: decision_pb2.LimitStatus,
+    late: decision_pb2.LimitStatus,
+    now_ms: int,
+) -> bool:
+    """Whether a status lies between the two readings of its counter."""
+    rest, expected = without_counts(actual), without_counts(exact)
+    return (
+        rest == expected
+        and (actual.reason, actual.exceeded)
+        in {(exact.reason, exact.exceeded), (late.reason, late.exceeded)}
+        and exact.used_count <= actual.used_count <= late.used_count
+        and actual.remaining_count == max(0, actual.max_count - actual.used_count)
+        # What has lingered may leave at any moment; nothing leaves later than the late reading.
+        and now_ms < time_of(actual, "reset_time") <= time_of(late, "reset_time")
+        if late.used_count or actual.used_count
+        else actual == exact
+    )
+
+
+def statuses_within(actual: Statuses, exact: Statuses, late: Statuses, now_ms: int) -> bool:
+    return len(actual) == len(exact) and all(
+        status_within(a, e, x, now_ms) for a, e, x in zip(actual, exact, late, strict=True)
+    )
+
+
+def decision_within(actual: decision_pb2.Decision, verdict: Verdict, now_ms: int) -> bool:
+    """Whether a decision lies between the two readings of a verdict."""
+    exact, late = verdict.exact, verdict.late
+    retry = time_of(actual, "retry_time")
+    return (
+        (actual.outcome, actual.reason)
+        in {(exact.outcome, exact.reason), (late.outcome, late.reason)}
+        and actual.decide_time == exact.decide_time
+        and (
+            actual.outcome != DENIED
+            or exact.outcome != DENIED
+            or time_of(exact, "retry_time") <= retry
+        )
+        and (actual.outcome != DENIED or retry <= time_of(late, "retry_time"))
+        and (actual.outcome == DENIED) == actual.HasField("binding_limit")
+        and (
+            not actual.HasField("binding_limit")
+            or any(
+                status_within(actual.binding_limit, e, x, now_ms)
+                for e, x in zip(exact.limit_statuses, late.limit_statuses, strict=True)
+            )
+        )
+        and (
+            not actual.limit_statuses
+            or statuses_within(
+                actual.limit_statuses, exact.limit_statuses, late.limit_statuses, now_ms
+            )
+        )
+    )
+
+
+class Follower:
+    """Chooses for the oracle between its readings: what was observed if it lies within the leeway,
+    else the exact one, which will then differ from what was observed."""
+
+    def __init__(self, observed: Sequence[decision_pb2.Decision], now_ms: int) -> None:
+        self.observed = observed
+        self.now_ms = now_ms
+        self.had_leeway = False
+
+    def __call__(self, verdict: Verdict, index: int) -> decision_pb2.Decision:
+        if verdict.exact == verdict.late:
+            return verdict.exact
+        self.had_leeway = True
+        observed = self.observed[index] if index < len(self.observed) else None
+        if observed is not None and decision_within(observed, verdict, self.now_ms):
+            return observed
+        return verdict.exact
+
+
+# --------------------------------------------------------------------------- both
+
+
+class Pair:
+    """A service and an oracle with the same past."""
+
+    def __init__(self, driver: Driver, now_ms: int) -> None:
+        self.driver = driver
+        self.oracle = Oracle()
+        self.now_ms = now_ms
+        self.commit_ids: dict[tuple[str, int], str] = {}
+        self.templates: dict[bytes, attempt_pb2.Attempt] = {}
+        self.policies: list[policy_pb2.Policy] = []
+        self.assignments: list[policy_pb2.Assignment] = []
+        self._request: Message | None = None
+        self._fault: Fault | None = None
+
+    # ---- time and policies
+
+    def advance(self, by_ms: int) -> None:
+        self.advance_to(self.now_ms + by_ms)
+
+    def advance_to(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self.driver.set_clock(now_ms)
+
+    def apply(
+        self, policies: Sequence[policy_pb2.Policy], assignments: Sequence[policy_pb2.Assignment]
+    ) -> None:
+        policies = sorted(policies, key=lambda policy: policy.name)
+        assignments = sorted(assignments, key=lambda assignment: assignment.name)
+        differs = policies != self.policies or assignments != self.assignments
+        assert self.driver.apply(policies, assignments) == differs
+        if differs:
+            self.oracle.revise(policies, assignments, self.now_ms)
+        self.policies, self.assignments = list(policies), list(assignments)
+
+    def restart(self) -> None:
+        """Takes the service down and up again, and sees that nothing has changed."""
+        before = self.all_usage()
+        self.driver.restart()
+        assert self.all_usage() == before
+
+    # ---- requests
+
+    def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse | None:
+        """The reply; None if the request is refused, as it should be."""
+        self._note(request.attempt)
+        asked = self._ask(self.driver.check, request)
+        follower = Follower([asked.decision] if asked else [], self.now_ms)
+        return self._compare(asked, lambda: self.oracle.check(request, self.now_ms, follower))
+
+    def commit(self, request: service_pb2.CommitRequest) -> service_pb2.CommitResponse | None:
+        """The same for a commit."""
+        self._note(request.attempt)
+        asked = self._ask(self.driver.commit, request)
+        follower = Follower([asked.decision] if asked else [], self.now_ms)
+
+        def answer() -> service_pb2.CommitResponse:
+            expected = self.oracle.commit(request, self.now_ms, follower)
+            if asked:
+                self._expect_id(request.attempt.account, expected, asked.commit_id)
+            return expected
+
+        return self._compare(asked, answer)
+
+    def check_batch(
+        self, request: service_pb2.CheckBatchRequest
+    ) -> service_pb2.CheckBatchResponse | None:
+        """The same for a batch."""
+        asked = self._ask(self.driver.check_batch, request)
+        follower = Follower([each.decision for each in asked.results] if asked else [], self.now_ms)
+
+        def answer() -> service_pb2.CheckBatchResponse:
+            expected = self.oracle.check_batch(request, self.now_ms, follower)
+            if asked and follower.had_leeway:
+                overlook_retry_times(asked, expected, self.now_ms)
+            return expected
+
+        return self._compare(asked, answer)
+
+    def commit_batch(
+        self, request: service_pb2.CommitBatchRequest
+    ) -> service_pb2.CommitBatchResponse | None:
+        """The same for a batch that counts."""
+        for recipient in request.recipients[:3]:
+            self._note(whole_attempt(request.attempt, recipient))
+        asked = self._ask(self.driver.commit_batch, request)
+        follower = Follower([each.decision for each in asked.results] if asked else [], self.now_ms)
+
+        def answer() -> service_pb2.CommitBatchResponse:
+            expected = self.oracle.commit_batch(request, self.now_ms, follower)
+            if asked:
+                for result, observed in zip(expected.results, asked.results, strict=True):
+                    self._expect_id(request.attempt.account, result, observed.commit_id)
+                if follower.had_leeway:
+                    overlook_retry_times(asked, expected, self.now_ms)
+            return expected
+
+        return self._compare(asked, answer)
+
+    def get_usage(self, attempt: attempt_pb2.Attempt) -> service_pb2.GetUsageResponse:
+        """The usage that both see."""
+        request = service_pb2.GetUsageRequest(attempt=attempt)
+        actual = self.driver.get_usage(request)
+        exact = self.oracle.get_usage(request, self.now_ms)
+        late = self.oracle.get_usage(request, self.now_ms, late=True)
+        within = exact != late and statuses_within(
+            actual.limit_statuses, exact.limit_statuses, late.limit_statuses, self.now_ms
+        )
+        if not within:
+            assert_same(actual, exact, request)
+        return actual
+
+    def all_usage(self) -> list[service_pb2.GetUsageResponse]:
+        """The usage under every template of the attempts made so far."""
+        return [self.get_usage(template) for template in self.templates.values()]
+
+    def changes_ahead(self) -> list[int]:
+        """Some instants ahead at which a message leaves a window of a kind that is kept."""
+        changes: set[int] = set()
+        for account in self.oracle.accounts.values():
+            for kind in account.kinds:
+                changes.update(
+                    kind.window.exit_ms(message.at_ms) for message in account.messages[-20:]
+                )
+        return sorted(change for change in changes if change > self.now_ms)[:50]
+
+    # ---- how
+
+    def _note(self, attempt: attempt_pb2.Attempt) -> None:
+        if len(self.templates) < TEMPLATES_MAX:
+            self.templates.setdefault(attempt.SerializeToString(deterministic=True), attempt)
+
+    def _ask(self, method: Callable[[Request], Reply], request: Request) -> Reply | None:
+        """The service's reply; None if it refuses. Remembers the fault for `_compare`."""
+        self._request, self._fault = request, None
+        try:
+            return method(request)
+        except Fault as fault:
+            self._fault = fault
+            return None
+
+    def _compare(self, asked: Reply | None, answer: Callable[[], Reply]) -> Reply | None:
+        expected, refused = answered(answer)
+        fault = self._fault
+        if refused is not None:
+            assert fault is not None, f"{self._request}\nshould be refused: {refused}\n{asked}"
+            assert (fault.code, fault.reason) == ("INVALID_ARGUMENT", refused.reason), fault
+            named = {field.rpartition(".")[2] for field in fault.fields}
+            assert named & refused.fields, f"{fault}\nshould name one of {refused.fields}"
+            return None
+        assert fault is None, f"{self._request}\nis refused: {fault}"
+        assert asked is not None
+        assert expected is not None
+        assert_same(asked, expected, f"at {self.now_ms}: {self._request}")
+        return asked
+
+    def _expect_id(self, account: str, expected: Committed, commit_id: str) -> None:
+        """Puts the commit_id into an expected result: the one that the commit has had ever since,
+        or one that nobody else has."""
+        sequence = expected.account_sequence
+        if sequence == 0:
+            return
+        if not expected.replayed:
+            assert commit_id, "a commit without an id"
+            assert commit_id not in self.commit_ids.values(), f"{commit_id} is given twice"
+            self.commit_ids[account, sequence] = commit_id
+        expected.commit_id = self.commit_ids[account, sequence]
+
+
+def answered(answer: Callable[[], Reply]) -> tuple[Reply | None, Refused | None]:
+    """What the oracle answers, or why it refuses to."""
+    try:
+        return answer(), None
+    except Refused as refused:
+        return None, refused
+
+
+def whole_attempt(
+    attempt: attempt_pb2.Attempt, recipient: service_pb2.Recipient
+) -> attempt_pb2.Attempt:
+    """What a batch asks for one of its recipients."""
+    whole = attempt_pb2.Attempt()
+    whole.CopyFrom(attempt)
+    whole.contact, whole.address = recipient.contact, recipient.address
+    return whole
+
+
+def overlook_retry_times(
+    asked: service_pb2.CheckBatchResponse | service_pb2.CommitBatchResponse,
+    expected: service_pb2.CheckBatchResponse | service_pb2.CommitBatchResponse,
+    now_ms: int,
+) -> None:
+    """A rejected batch passes when all of it does; with leeway that may be a little later, and its
+    statuses lie within the leeway as well."""
+    for observed, result in zip(asked.results, expected.results, strict=True):
+        if result.decision.outcome == DENIED and observed.decision.outcome == DENIED:
+            retry = time_of(observed.decision, "retry_time")
+            assert time_of(result.decision, "retry_time") <= retry
+            result.decision.retry_time.CopyFrom(observed.decision.retry_time)
