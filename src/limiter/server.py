@@ -306,7 +306,7 @@ class Server:
         )
         try:
             state = _State(self._config, journal, digest_key)
-            recovered = await asyncio.to_thread(state.recover, self._stopping)
+            recovered = await self._recovered(state)
             if self._clock is None:
                 self._clock = _make_clock(self._config, state.core.last_event_ms)
         except BaseException:
@@ -321,6 +321,16 @@ class Server:
             on_failure=self._lose,
         )
         return state
+
+    async def _recovered(self, state: _State) -> recovery.Recovered:
+        """Recovers the state in a thread, which has ended when this returns, whatever happens."""
+        recovering = asyncio.ensure_future(asyncio.to_thread(state.recover, self._stopping))
+        try:
+            return await asyncio.shield(recovering)
+        except asyncio.CancelledError:
+            self._stopping.set()
+            await asyncio.wait((recovering,))
+            raise
 
     async def _attach(self, state: _State) -> None:
         """Answers calls from this state."""
@@ -359,6 +369,9 @@ class Server:
                 state = await self._open()
             except (errors.LimiterError, OSError) as error:
                 _log.error("journal still unavailable: %s", error)
+                continue
+            except Exception:  # noqa: BLE001 - whatever it is, the next attempt may succeed
+                _log.exception("journal still unavailable")
                 continue
             await self._attach(state)
             await self._health.set_serving(True)

@@ -13,7 +13,8 @@ What always holds:
 - One process at most has the folder open. The lock falls with the process, however it ends.
 - The digest key is on disk, whole and synced, before anything is derived from it; it is never
   replaced. Key and journal belong together: a journal that holds anything is refused without its
-  key, and a key without its journal too (an empty one would silently forget every count).
+  key or with another one, and a key without its journal too (an empty one would silently forget
+  every count).
 - A group's key is its sequence as eight big-endian bytes, so that a put always goes to the end; the
   one-byte key of the meta record sorts before all of them. A put and the check that it follows the
   tail are one transaction, which is synced when it returns: NOSYNC, NOMETASYNC, WRITEMAP are off.
@@ -23,6 +24,7 @@ What always holds:
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
@@ -53,11 +55,15 @@ _READ_SLICE_BYTES: Final = 8 * 1024 * 1024
 # Room that a quota keeps for LMDB's own pages beside a group: a path through the tree, free pages.
 _QUOTA_MARGIN_BYTES: Final = 1024 * 1024
 
-# The meta record: magic, format version, shard, oldest kept sequence, checksum of the rest.
+# The meta record: magic, format version, shard, oldest kept sequence, mark of the digest key,
+# checksum of the rest.
 _META_KEY: Final = b"\x00"
-_META: Final = struct.Struct("<8sIIQI")
+_META: Final = struct.Struct("<8sIIQ16sI")
 _META_MAGIC: Final = b"LIMITERJ"
 _META_VERSION: Final = 1
+
+# The mark of a journal that holds nothing yet and belongs to no key.
+_NO_MARK: Final = bytes(16)
 
 
 class DataFolder:
@@ -120,10 +126,23 @@ class DataFolder:
                         "beside it cannot be read without it",
                     )
                 key = self._create_digest_key()
+            self._check_mark(journal, key)
         except BaseException:
             journal.close()
             raise
         return journal, key
+
+    def _check_mark(self, journal: LmdbJournal, key: bytes) -> None:
+        """Ties an empty journal to the key; refuses one that is tied to another."""
+        mark = hashlib.blake2b(key, digest_size=len(_NO_MARK), person=b"limiter journal").digest()
+        if journal.mark == _NO_MARK:
+            journal.set_mark(mark)
+        elif journal.mark != mark:
+            raise errors.DataLoss(
+                "DIGEST_KEY_FOREIGN",
+                f"{self._key_path} is not the key that the journal beside it was written with: "
+                "restore the one that belongs to it",
+            )
 
     @property
     def _key_path(self) -> Path:
@@ -202,7 +221,7 @@ class LmdbJournal:
         try:
             self._page_bytes = self._env.stat()["psize"]
             self._fill_file()
-            self._head = self._read_meta()
+            self._head, self._mark = self._read_meta()
             # The folder's entries for what was created just now.
             _sync_folder(path)
             _sync_folder(path.parent)
@@ -214,6 +233,16 @@ class LmdbJournal:
     def used_bytes(self) -> int:
         """How much of the map is in use, as of the last transaction."""
         return (self._env.info()["last_pgno"] + 1) * self._page_bytes
+
+    @property
+    def mark(self) -> bytes:
+        """Whose journal this is; zeros until it is told."""
+        return self._mark
+
+    def set_mark(self, mark: bytes) -> None:
+        """Says whose journal this is, durably. Raises Unavailable if it cannot be written."""
+        self._mark = mark
+        self.check_writable()
 
     @property
     def quota_bytes(self) -> int:
@@ -283,7 +312,7 @@ class LmdbJournal:
                 # The first key after the meta record is the oldest group.
                 while cursor.set_range(_key(self._head)) and cursor.key() < _key(before):
                     cursor.delete()
-                transaction.put(_META_KEY, _pack_meta(self._shard, before))
+                transaction.put(_META_KEY, _pack_meta(self._shard, before, self._mark))
         except lmdb.Error as error:
             raise errors.Unavailable(
                 "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be trimmed: {error}"
@@ -294,7 +323,7 @@ class LmdbJournal:
         """Writes and syncs what is there already. Raises Unavailable if that is not possible."""
         try:
             with self._env.begin(write=True) as transaction:
-                transaction.put(_META_KEY, _pack_meta(self._shard, self._head))
+                transaction.put(_META_KEY, _pack_meta(self._shard, self._head, self._mark))
         except (OSError, lmdb.Error) as error:
             raise errors.Unavailable(
                 "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be written: {error}"
@@ -338,8 +367,8 @@ class LmdbJournal:
             _log.error("%s is %d bytes shorter than it says: it was cut off", path, missing_bytes)
             os.truncate(path, self.used_bytes)
 
-    def _read_meta(self) -> int:
-        """Checks the meta record, writing it if the environment is new; returns the head."""
+    def _read_meta(self) -> tuple[int, bytes]:
+        """Checks the meta record, writing it if the environment is new; returns head and mark."""
         try:
             with self._env.begin() as transaction:
                 meta = transaction.get(_META_KEY)
@@ -348,8 +377,8 @@ class LmdbJournal:
                 if self._must_exist:
                     raise self._missing()
                 with self._env.begin(write=True) as transaction:
-                    transaction.put(_META_KEY, _pack_meta(self._shard, FIRST_SEQUENCE))
-                return FIRST_SEQUENCE
+                    transaction.put(_META_KEY, _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK))
+                return FIRST_SEQUENCE, _NO_MARK
         except lmdb.Error as error:
             raise self._fault(error, "cannot be read") from error
         # The magic and the version are the only parts that every version agrees about.
@@ -368,13 +397,13 @@ class LmdbJournal:
             )
         if len(meta) != _META.size or zlib.crc32(meta[:-4]) != int.from_bytes(meta[-4:], "little"):
             raise self._damaged_meta()
-        _, _, shard, head, _ = _META.unpack(meta)
+        _, _, shard, head, mark, _ = _META.unpack(meta)
         if shard != self._shard:
             raise errors.FailedPrecondition(
                 "JOURNAL_SHARD",
                 f"the journal {self._path} belongs to shard {shard}, not to {self._shard}",
             )
-        return int(head)
+        return head, mark
 
     def _damaged_meta(self) -> errors.DataLoss:
         return errors.DataLoss(
@@ -417,8 +446,8 @@ def _tail(transaction: lmdb.Transaction[bytes]) -> int | None:
     return int.from_bytes(cursor.key(), "big")
 
 
-def _pack_meta(shard: int, head: int) -> bytes:
-    meta = _META.pack(_META_MAGIC, _META_VERSION, shard, head, 0)[:-4]
+def _pack_meta(shard: int, head: int, mark: bytes) -> bytes:
+    meta = _META.pack(_META_MAGIC, _META_VERSION, shard, head, mark, 0)[:-4]
     return meta + zlib.crc32(meta).to_bytes(4, "little")
 
 

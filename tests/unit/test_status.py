@@ -133,7 +133,9 @@ class TestToStatus:
         st.lists(
             st.tuples(st.text(max_size=2_000), st.text(max_size=2_000)), min_size=1, max_size=30
         ),
-        st.dictionaries(st.sampled_from(["account", "resource_name", "limit"]), st.text(max_size=2_000)),
+        st.dictionaries(
+            st.sampled_from(["account", "resource_name", "limit"]), st.text(max_size=2_000)
+        ),
     )
     def test_it_always_fits_into_metadata(
         self, message: str, fields: list[tuple[str, str]], metadata: dict[str, str]

@@ -133,11 +133,28 @@ class TestDigestKey:
         assert not (folder_path / "digest-key").exists()
         folder.close()
 
-    def test_an_end_between_journal_and_key_does_no_harm(self, folder_path: Path) -> None:
+    @pytest.mark.parametrize("has_key", [False, True])
+    def test_an_end_in_the_middle_of_the_first_start_does_no_harm(
+        self, folder_path: Path, has_key: bool
+    ) -> None:
         folder = DataFolder(folder_path)
         LmdbJournal(folder.journal_path).close()
         folder.close()
-        assert len(open_key(folder_path)) == DIGEST_KEY_BYTES
+        key = b"k" * DIGEST_KEY_BYTES
+        if has_key:
+            (folder_path / "digest-key").write_bytes(key)
+            (folder_path / "digest-key").chmod(0o600)
+        first = open_key(folder_path)
+        assert len(first) == DIGEST_KEY_BYTES
+        assert (first == key) == has_key
+        assert open_key(folder_path) == first
+
+    def test_another_folders_key_is_refused(self, folder_path: Path) -> None:
+        open_key(folder_path)
+        (folder_path / "digest-key").write_bytes(b"k" * DIGEST_KEY_BYTES)
+        with pytest.raises(errors.DataLoss, match="is not the key") as caught:
+            open_key(folder_path)
+        assert caught.value.reason == "DIGEST_KEY_FOREIGN"
 
     @pytest.mark.parametrize("what_is_left", ["nothing", "an empty file", "an empty environment"])
     def test_a_key_without_its_journal_is_refused(
@@ -329,7 +346,7 @@ class TestForeignAndDamagedFolders:
         with pytest.raises(errors.FailedPrecondition, match="not limiter's journal"):
             LmdbJournal(path)
 
-    @pytest.mark.parametrize("place", [12, 20, 27])
+    @pytest.mark.parametrize("place", [12, 20, 27, 43])
     def test_a_damaged_meta_record_is_data_loss(self, tmp_path: Path, place: int) -> None:
         path = tmp_path / "journal"
         meta = bytearray(self.read_meta(path))
