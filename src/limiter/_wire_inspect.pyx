@@ -1,18 +1,21 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The debugging view of the wire format: what was decoded, and what would be encoded, as plain values.
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True
+"""What was decoded from the wire, and what would be encoded, as plain values: the debugging view.
 
 The server does not use it: its hot path has no Python objects to show. For tests, benchmarks and
-whoever wants to look at recorded bytes. Messages are called by their names in `limiter.v1`; enums are
-their numbers; instants are milliseconds since 1970, -1 when unset.
+whoever wants to look at recorded bytes. Messages are called by their names in `limiter.v1`; enums
+are their numbers; instants are milliseconds since 1970, -1 when unset.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from limiter._types cimport Attempt, Decision, LimitResult, Recipient, Slice
 from limiter._wire_read cimport (
-    INLINE_SLOTS, KIND_CHECK, KIND_CHECK_BATCH, KIND_COMMIT, KIND_COMMIT_BATCH, KIND_GET_USAGE, Decoder,
+    INLINE_SLOTS, KIND_CHECK, KIND_CHECK_BATCH, KIND_COMMIT, KIND_COMMIT_BATCH, KIND_GET_USAGE,
+    Decoder,
 )
 from limiter._wire_write cimport OutBuffer
 
@@ -24,7 +27,8 @@ _REQUEST_KINDS = {
     "GetUsageRequest": KIND_GET_USAGE,
 }
 
-# One of each for all calls, as the server has: what one message leaves behind would show in the next.
+# One of each for all calls, as the server has: what one message leaves behind would show in the
+# next.
 cdef Decoder shared_decoder = Decoder()
 cdef OutBuffer shared_buffer = OutBuffer()
 
@@ -69,9 +73,9 @@ def describe(str message, bytes data, *, bint validate = True):
     """What the decoder reads from `data`, the bytes of a request called `message`.
 
     Every field that any hot request has is there, at its default where this one lacks it;
-    `inline_limits` are serialized Limits; `event_time` and `hold_duration` say only whether they are
-    set. With `validate` off the rules of the fields are not applied, so more is accepted and lists
-    show no more than the decoder keeps.
+    `inline_limits` are serialized Limits; `event_time` and `hold_duration` say only whether they
+    are set. With `validate` off the rules of the fields are not applied: more is accepted, and
+    lists show no more than the decoder keeps.
 
     Raises InvalidArgument as the server would, KeyError when `message` is no hot request.
     """
@@ -108,13 +112,14 @@ def decode_repeatedly(str message, bytes data, int64_t rounds):
     cdef Decoder decoder = Decoder()
     cdef int kind = _REQUEST_KINDS[message]
     cdef const uint8_t* start = <const uint8_t*><const char*>data
-    cdef int64_t i
-    for i in range(rounds):
+    for _ in range(rounds):
         decoder.parse(kind, start, len(data))
         decoder.validate(kind)
     return rounds * len(data)
 
 
+@cython.final
+@cython.internal
 cdef class Composition:
     # Plain values of one decision or usage report, as the structs that an OutBuffer takes.
     cdef list kept             # what the slices borrow from
@@ -220,8 +225,7 @@ def encode_repeatedly(dict values, int64_t rounds):
     cdef int64_t sequence = values["sequence"]
     cdef bint replayed = values["replayed"]
     cdef int64_t total = 0
-    cdef int64_t i
-    for i in range(rounds):
+    for _ in range(rounds):
         buffer.commit_response(decision, view, position, sequence, replayed)
         total += len(buffer.take())
     return total

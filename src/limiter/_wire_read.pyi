@@ -1,1 +1,5 @@
-class Decoder: ...
+from typing import final
+
+@final
+class Decoder:
+    def __new__(cls) -> Decoder: ...

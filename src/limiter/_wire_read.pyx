@@ -1,16 +1,18 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True
 """From the protobuf bytes of the hot requests to plain C structs.
 
 In: the bytes of a CheckRequest, CommitRequest, CheckBatchRequest, CommitBatchRequest or
 GetUsageRequest. Out: a `Request` whose slices borrow from those bytes. A `Decoder` works in two
-passes: the wire level (what the protobuf library would refuse is refused, what it would skip or merge
-is skipped or merged), then the rules of the fields.
+passes: the wire level (what the protobuf library would refuse is refused, what it would skip or
+merge is skipped or merged), then the rules of the fields.
 
 What always holds: no Python object is made unless a request is refused; nothing is read outside the
 request's bytes; a refusal names the field, the rule and the way out. Inline limits are not looked
 into: whoever compiles them parses them.
 """
 
+cimport cython
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -461,7 +463,9 @@ cdef int refuse(int kind, const Fault* fault, const uint8_t* data) except -1:
         )
     if fault.rule == RULE_UTF8:
         raise InvalidArgument.for_field(
-            path, "is not valid UTF-8: encode other bytes, for example as base64", "MALFORMED_REQUEST"
+            path,
+            "is not valid UTF-8: encode other bytes, for example as base64",
+            "MALFORMED_REQUEST",
         )
     if fault.rule == RULE_ENCODING:
         where = f" in {path}" if path else ""
@@ -479,8 +483,12 @@ cdef int refuse(int kind, const Fault* fault, const uint8_t* data) except -1:
     raise InvalidArgument.for_field(path, describe_rule(fault), reason)
 
 
+@cython.final
 cdef class Decoder:
-    """Decodes one request at a time into C structs. Has no Python face; see `limiter._wire_inspect`."""
+    """Decodes one request at a time into C structs, without a Python face.
+
+    `limiter._wire_inspect` shows what it decodes.
+    """
 
     def __cinit__(self):
         memset(&self.request, 0, sizeof(Request))

@@ -10,10 +10,10 @@ cdef class OutBuffer:
     cdef uint8_t* data
     cdef size_t size           # bytes written
     cdef size_t capacity       # bytes behind data
-    cdef readonly uint32_t shard   # the first four digits of every commit_id
+    cdef readonly uint32_t shard  # the first four digits of every commit_id
 
-    # Each appends whole messages or fields. `position` 0 means that nothing was committed: commit_id
-    # and sequence are then left out. view VIEW_FULL adds every limit's status.
+    # Each appends whole messages or fields. `position` 0 means that nothing was committed, so that
+    # commit_id and sequence are left out. VIEW_FULL adds every limit's status.
     cdef int check_response(self, const Decision* decision, int view) except -1
     cdef int commit_response(
         self, const Decision* decision, int view, uint64_t position, int64_t sequence, bint replayed

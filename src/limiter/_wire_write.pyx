@@ -1,16 +1,18 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True
 """From decisions in plain C structs to the protobuf bytes of the hot responses.
 
 In: decisions as the core left them, and where they stand in the journal. Out: the bytes of a
-CheckResponse, CommitResponse, CheckBatchResponse, CommitBatchResponse or GetUsageResponse in canonical
-form: fields in the order of their numbers, defaults left out, so that equal responses are equal bytes.
+CheckResponse, CommitResponse, CheckBatchResponse, CommitBatchResponse or GetUsageResponse in
+canonical form: fields in the order of their numbers, defaults left out, so that equal responses are
+equal bytes.
 
-Every message is measured before it is written, so that its size can stand in front of it and room is
-made once. What always holds: a buffer that cannot grow raises MemoryError and keeps what it had.
+Every message is measured before it is written, so that its size can stand in front of it and room
+is made once. What always holds: a buffer that cannot grow raises MemoryError and keeps what it had.
 """
 
+cimport cython
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from limiter._protobuf cimport (
@@ -20,7 +22,7 @@ from limiter._protobuf cimport (
 from limiter._types cimport NO_TIME, VIEW_FULL
 
 cdef enum:
-    # A buffer starts at the smaller size, and falls back to it when it had to grow beyond the other.
+    # A buffer starts at the smaller size and falls back to it when it had grown beyond the other.
     CAPACITY_MIN = 4096
     CAPACITY_KEPT_MAX = 1048576
 
@@ -132,8 +134,12 @@ cdef inline uint8_t* put_commit_id_field(
     return put_hexadecimal(at, position, POSITION_DIGITS)
 
 
+@cython.final
 cdef class OutBuffer:
-    """Collects the bytes of one response at a time. Has no Python face; see `limiter._wire_inspect`."""
+    """Collects the bytes of one response at a time, without a Python face.
+
+    `limiter._wire_inspect` shows what it encodes.
+    """
 
     def __cinit__(self):
         self.shard = 0
@@ -147,7 +153,7 @@ cdef class OutBuffer:
         free(self.data)
 
     cdef uint8_t* reserve(self, size_t size) except NULL:
-        # Makes room for `size` more bytes; returns where they go. The caller adds them to self.size.
+        # Makes room for `size` more bytes; returns where they go. The caller then moves self.size.
         cdef size_t needed = self.size + size
         cdef size_t capacity = self.capacity
         cdef void* grown

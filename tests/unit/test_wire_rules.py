@@ -1,0 +1,290 @@
+"""The rules of the hot requests: each refusal names the field, the rule and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from limiter import _wire_inspect, bounds
+from limiter.errors import InvalidArgument
+from limiter.v1 import decision_service_pb2
+
+KINDS = (
+    "CheckRequest",
+    "CommitRequest",
+    "CheckBatchRequest",
+    "CommitBatchRequest",
+    "GetUsageRequest",
+)
+BATCHES = ("CheckBatchRequest", "CommitBatchRequest")
+RECIPIENT_LABELS = ("contact", "address", "contact_time_zone")
+LABELS = ("channel", "resource", "campaign", "agent", "team", "source", "category")
+
+
+def sound(kind: str) -> Any:
+    """A request of the kind that breaks no rule."""
+    request = getattr(decision_service_pb2, kind)()
+    request.attempt.account = "acme"
+    if kind in BATCHES:
+        request.recipients.add(contact="ann")
+        request.recipients.add(contact="bob")
+    else:
+        request.attempt.contact = "ann"
+    return request
+
+
+def accept(kind: str, request: Message) -> dict[str, Any]:
+    return _wire_inspect.describe(kind, request.SerializeToString())
+
+
+def refuse(kind: str, request: Message, field: str, reason: str = "INVALID_FIELD") -> str:
+    """The request is refused for this field and reason; returns the words."""
+    with pytest.raises(InvalidArgument) as refusal:
+        accept(kind, request)
+    fault = refusal.value
+    assert fault.reason == reason
+    assert [violation.field for violation in fault.violations] == [field]
+    description = fault.violations[0].description
+    assert fault.message == f"{field}: {description}"
+    return description
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_request_is_accepted(kind: str) -> None:
+    assert accept(kind, sound(kind))["attempt"]["account"] == "acme"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_account_is_required(kind: str) -> None:
+    request = sound(kind)
+    request.attempt.account = ""
+    assert "required" in refuse(kind, request, "attempt.account", "MISSING_FIELD")
+    request.ClearField("attempt")
+    refuse(kind, request, "attempt.account", "MISSING_FIELD")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_account_has_at_most_128_characters(kind: str) -> None:
+    request = sound(kind)
+    request.attempt.account = "a" * 128
+    accept(kind, request)
+    request.attempt.account = "a" * 129
+    assert "1 to 128" in refuse(kind, request, "attempt.account")
+
+
+def test_account_has_no_other_characters() -> None:
+    request = sound("CheckRequest")
+    for code in [*range(256), 0x4E00, 0x1F600]:
+        request.attempt.account = f"a{chr(code)}b"
+        if bounds.ACCOUNT_PATTERN.fullmatch(request.attempt.account):
+            accept("CheckRequest", request)
+        else:
+            assert "A-Z a-z 0-9" in refuse("CheckRequest", request, "attempt.account")
+
+
+def test_contact_is_required_but_for_usage() -> None:
+    for kind in ("CheckRequest", "CommitRequest"):
+        request = sound(kind)
+        request.attempt.contact = ""
+        refuse(kind, request, "attempt.contact", "MISSING_FIELD")
+    request = sound("GetUsageRequest")
+    request.attempt.contact = ""
+    accept("GetUsageRequest", request)
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_contact_is_required_of_every_recipient(kind: str) -> None:
+    request = sound(kind)
+    request.recipients.add(address="+49151")
+    refuse(kind, request, "recipients[2].contact", "MISSING_FIELD")
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [(kind, label) for kind in KINDS for label in LABELS]
+    + [(kind, label) for kind in KINDS if kind not in BATCHES for label in RECIPIENT_LABELS],
+)
+def test_labels_have_at_most_256_bytes(kind: str, label: str) -> None:
+    request = sound(kind)
+    setattr(request.attempt, label, "ä" * 128)
+    assert accept(kind, request)["attempt"][label] == "ä" * 128
+    setattr(request.attempt, label, "ä" * 128 + "b")
+    words = refuse(kind, request, f"attempt.{label}")
+    assert "257 bytes" in words
+    assert "256" in words
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("field", [*RECIPIENT_LABELS, "reference"])
+def test_recipient_fields_have_at_most_256_bytes(kind: str, field: str) -> None:
+    request = sound(kind)
+    setattr(request.recipients[1], field, "x" * 256)
+    accept(kind, request)
+    setattr(request.recipients[1], field, "x" * 257)
+    words = refuse(kind, request, f"recipients[1].{field}")
+    assert "257 bytes" in words
+    assert "at most 256" in words
+
+
+@pytest.mark.parametrize("kind", ["CommitRequest", "CommitBatchRequest"])
+def test_request_id_has_at_most_64_bytes(kind: str) -> None:
+    request = sound(kind)
+    request.request_id = "x" * 64
+    assert accept(kind, request)["request_id"] == "x" * 64
+    request.request_id = "x" * 65
+    words = refuse(kind, request, "request_id")
+    assert "65 bytes" in words
+    assert "at most 64" in words
+
+
+def test_request_id_of_a_recipient_is_for_commits_and_has_at_most_64_bytes() -> None:
+    request = sound("CommitBatchRequest")
+    request.recipients[1].request_id = "x" * 64
+    accept("CommitBatchRequest", request)
+    words = refuse("CheckBatchRequest", request, "recipients[1].request_id")
+    assert "check" in words
+    request.recipients[1].request_id = "x" * 65
+    assert "at most 64" in refuse("CommitBatchRequest", request, "recipients[1].request_id")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_message_count_has_bounds(kind: str) -> None:
+    request = sound(kind)
+    for count in (0, 1, 1_000_000):
+        request.attempt.message_count = count
+        assert accept(kind, request)["attempt"]["message_count"] == count
+    for count in (-1, 1_000_001, -(2**63), 2**63 - 1):
+        request.attempt.message_count = count
+        words = refuse(kind, request, "attempt.message_count")
+        assert f"is {count}," in words
+        assert "1000000" in words
+
+
+ENUMS = [
+    (kind, field, known)
+    for kind in KINDS
+    for field, known in (("view", 2), ("mode", 1), ("atomicity", 2))
+    if field in getattr(decision_service_pb2, kind).DESCRIPTOR.fields_by_name
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "known"), ENUMS)
+def test_unknown_enum_values_are_refused(kind: str, field: str, known: int) -> None:
+    request = sound(kind)
+    for value in range(known + 1):
+        setattr(request, field, value)
+        assert accept(kind, request)[field] == value
+    for value in (-1, 3, 2**31 - 1, -(2**31)):
+        setattr(request, field, value)
+        words = refuse(kind, request, field)
+        assert f"is {value}," in words
+        assert "(1)" in words
+
+
+def test_fields_that_are_not_served_are_refused() -> None:
+    request = sound("CommitRequest")
+    request.mode = 2
+    assert "not served yet" in refuse("CommitRequest", request, "mode", "FIELD_NOT_SERVED")
+    for field in ("event_time", "hold_duration"):
+        request = sound("CommitRequest")
+        getattr(request, field).SetInParent()
+        refuse("CommitRequest", request, field, "FIELD_NOT_SERVED")
+    for kind in BATCHES:
+        request = sound(kind)
+        request.exclude_opt_outs = True
+        refuse(kind, request, "exclude_opt_outs", "FIELD_NOT_SERVED")
+
+
+def test_what_is_not_served_is_still_read() -> None:
+    """A malformed value is called malformed, not unserved."""
+    data = sound("CommitRequest").SerializeToString() + b"\x32\x01\x08"
+    with pytest.raises(InvalidArgument) as refusal:
+        _wire_inspect.describe("CommitRequest", data)
+    assert refusal.value.reason == "MALFORMED_REQUEST"
+    assert "in event_time" in refusal.value.message
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("field", RECIPIENT_LABELS)
+def test_what_belongs_to_recipients_is_not_shared(kind: str, field: str) -> None:
+    request = sound(kind)
+    setattr(request.attempt, field, "x")
+    assert "`recipients`" in refuse(kind, request, f"attempt.{field}")
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_a_batch_has_1_to_10_000_recipients(kind: str) -> None:
+    request = sound(kind)
+    del request.recipients[:]
+    assert "has 0 entries" in refuse(kind, request, "recipients")
+    request.recipients.extend([decision_service_pb2.Recipient(contact="c")] * 10_000)
+    assert len(accept(kind, request)["recipients"]) == 10_000
+    request.recipients.add(contact="c")
+    assert "has 10001 entries" in refuse(kind, request, "recipients")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "GetUsageRequest"])
+def test_a_request_has_at_most_16_inline_limits(kind: str) -> None:
+    request = sound(kind)
+    for number in range(16):
+        request.inline_limits.add(limit_id=f"limit-{number}")
+    raw = [limit.SerializeToString() for limit in request.inline_limits]
+    assert accept(kind, request)["inline_limits"] == raw
+    request.inline_limits.add(limit_id="one-too-many")
+    assert "has 17 entries" in refuse(kind, request, "inline_limits")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "field"),
+    [
+        ("CommitRequest", b"\x22\x01\xff", "request_id"),
+        ("CheckRequest", b"\x0a\x03\x0a\x01\xff", "attempt.account"),
+        ("GetUsageRequest", b"\x0a\x03\x62\x01\xff", "attempt.contact_time_zone"),
+        ("CommitBatchRequest", b"\x2a\x00\x2a\x03\x1a\x01\xff", "recipients[1].reference"),
+    ],
+)
+def test_what_is_not_utf8_is_named(kind: str, data: bytes, field: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        _wire_inspect.describe(kind, data)
+    assert refusal.value.reason == "MALFORMED_REQUEST"
+    assert [violation.field for violation in refusal.value.violations] == [field]
+    assert "UTF-8" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x18\x01\x80", "byte 2 is"),
+        (b"\x18\x01\x0a\x02\x0a\x05", "byte 4 in attempt.account is"),
+        (b"\x0a\x01\x80", "byte 2 in attempt is"),
+        (b"\x2a\x00\x2a\x02\x0a\x05", "byte 4 in recipients[1].contact is"),
+    ],
+)
+def test_what_is_malformed_is_located(data: bytes, words: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        _wire_inspect.describe("CommitBatchRequest", data)
+    assert refusal.value.reason == "MALFORMED_REQUEST"
+    assert "limiter.v1.CommitBatchRequest" in refusal.value.message
+    assert words in refusal.value.message
+
+
+def test_a_request_has_at_most_4_mebibytes() -> None:
+    request = sound("CheckRequest")
+    data = request.SerializeToString()
+    filler_size = bounds.MESSAGE_BYTES_MAX - len(data) - 5
+    filler = b"\x7a" + bytes([filler_size & 0x7F | 0x80, filler_size >> 7 & 0x7F | 0x80])
+    filler += bytes([filler_size >> 14 & 0x7F | 0x80, filler_size >> 21]) + bytes(filler_size)
+    assert len(data + filler) == bounds.MESSAGE_BYTES_MAX
+    _wire_inspect.describe("CheckRequest", data + filler)
+    with pytest.raises(InvalidArgument, match="at most 4194304"):
+        _wire_inspect.describe("CheckRequest", data + filler + b"\x18\x01")
+
+
+def test_the_first_fault_in_field_order_is_reported() -> None:
+    request = sound("CommitRequest")
+    request.attempt.account = "no spaces"
+    request.attempt.contact = "x" * 300
+    request.view = 9
+    refuse("CommitRequest", request, "attempt.account")
