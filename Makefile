@@ -48,8 +48,8 @@ pytest: $(built_dev) ## the tests alone; PYTEST_ARGS="tests/unit -k window" sele
 lint: $(built_dev) ## ruff, mypy, cython-lint and buf
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-	$(bin)/mypy
-	$(bin)/cython-lint $(cython_lint_sources)
+	$(bin)/mypy $(python_sources)
+	PATH="$(abspath $(bin)):$$PATH" cython-lint $(cython_lint_sources)
 	$(bin)/buf lint
 	$(bin)/buf format --diff --exit-code
 

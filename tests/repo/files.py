@@ -52,7 +52,7 @@ def python_imports(path: Path) -> frozenset[str]:
 
     `from a import b` gives both `a` and `a.b`, because b may be a module.
     """
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
