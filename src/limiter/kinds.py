@@ -9,16 +9,19 @@ same object, so the core may compare kinds by identity.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
 from limiter import errors, model, zones
 from limiter._calendar import Window
-from limiter._kinds import Condition, Kind, Rule
+from limiter._kinds import Kind, Rule
 from limiter.service import conversion
 from limiter.v1 import policy_pb2
+
+if TYPE_CHECKING:
+    from limiter._kinds import Condition
 
 _kinds: Final[WeakValueDictionary[bytes, Kind]] = WeakValueDictionary()
 

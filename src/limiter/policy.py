@@ -526,12 +526,12 @@ def _changes(
     now_ms: int,
 ) -> tuple[Change[_Resource], ...]:
     """What really differs, in the order of the names, with times and etag as they will be."""
-    changes = []
+    changes: list[Change[_Resource]] = []
     for name in sorted(drafted):
         new, old = drafted[name], current.get(name)
         if new is None:
             if old is not None:
-                changes.append(Change[_Resource](name, old, None))
+                changes.append(Change(name, old, None))
         elif old is None or not new.same_content(old):
             create_ms = now_ms if old is None else old.create_ms
             unmarked = replace(new, etag="", create_ms=create_ms, update_ms=now_ms)
@@ -554,8 +554,9 @@ def _etag(resource: model.Policy | model.Assignment, number: int) -> str:
 def _restored(
     put: Iterable[_Resource], deleted: Iterable[str], current: Mapping[str, _Resource]
 ) -> tuple[Change[_Resource], ...]:
-    changes = [Change(each.name, current.get(each.name), each) for each in put]
-    changes += [Change[_Resource](name, current[name], None) for name in deleted]
+    changes: list[Change[_Resource]] = []
+    changes += [Change(each.name, current.get(each.name), each) for each in put]
+    changes += [Change(name, current[name], None) for name in deleted]
     return tuple(changes)
 
 
@@ -584,5 +585,5 @@ def _check_room(
 
 def _unreadable(time_ms: int, what: str) -> errors.DataLoss:
     return errors.DataLoss(
-        "JOURNAL_CORRUPT", f"the policy revision journalled at {time_ms} ms cannot be read: {what}"
+        "JOURNAL_DAMAGED", f"the policy revision journalled at {time_ms} ms cannot be read: {what}"
     )
