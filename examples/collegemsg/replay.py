@@ -287,7 +287,9 @@ def apply_marker(policies: policy_service_pb2_grpc.PolicyServiceStub) -> None:
 class Player:
     """Plays messages, in the order of their times, and checks and counts every answer."""
 
-    def __init__(self, channel: grpc.aio.Channel, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, advance: Callable[[Sequence[Message]], None]
+    ) -> None:
         self.tally = Tally()
         self._decisions = decision_service_pb2_grpc.DecisionServiceStub(channel)
         self._clock = test_clock_service_pb2_grpc.TestClockServiceStub(channel)
@@ -353,7 +355,7 @@ class Player:
             marker = (await self._read(stream)).decision
             if marker.outcome != decision_pb2.OUTCOME_ALLOWED:
                 raise ReplayError("a marker was denied")
-            self._advance(len(minute))
+            self._advance(minute)
         self._all_answered.set()
 
     async def _read(self, stream: Stream) -> decision_service_pb2.CommitResponse:
@@ -381,14 +383,15 @@ async def play(address: str, messages: Sequence[Message], console: Console) -> T
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("messages, {task.speed:,.0f}/s"),
+        TextColumn("messages"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        bar = progress.add_task("playing", total=len(messages))
+        bar = progress.add_task("", total=len(messages))
 
-        def advance(count: int) -> None:
-            progress.advance(bar, count)
+        def advance(minute: Sequence[Message]) -> None:
+            day = datetime.fromtimestamp(minute[0].time_ms / 1000, UTC)
+            progress.update(bar, advance=len(minute), description=f"{day:%d %b %Y}")
 
         async with grpc.aio.insecure_channel(address) as channel:
             return await Player(channel, advance).play(messages)

@@ -10,7 +10,7 @@ with grpc.insecure_channel(os.environ.get("LIMITER_ADDRESS", "127.0.0.1:50051"))
     limiter = decision_service_pb2_grpc.DecisionServiceStub(channel)
     for account in ("studio-berlin", "studio-rolling"):
         for source in ("manual", "manual", "queue"):
-            attempt = attempt_pb2.Attempt(account=account, team="north", source=source)
+            attempt = attempt_pb2.Attempt(account=account, contact="fan-1", source=source)
             request = decision_service_pb2.CommitRequest(attempt=attempt)
             decision = limiter.Commit(request, timeout=5).decision
             goal = decision.limit_statuses[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from limiter.cli.durations import in_words
+from limiter.cli.durations import DAY_MS, in_words
 from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
 
 _MEASURES = {
-    policy_pb2.MEASURE_MESSAGES: "messages",
-    policy_pb2.MEASURE_CONTACTS: "contacts",
-    policy_pb2.MEASURE_ADDRESSES: "addresses",
+    policy_pb2.MEASURE_MESSAGES: ("message", "messages"),
+    policy_pb2.MEASURE_CONTACTS: ("contact", "contacts"),
+    policy_pb2.MEASURE_ADDRESSES: ("address", "addresses"),
 }
 _UNITS = {
     policy_pb2.CALENDAR_UNIT_HOUR: "hour",
@@ -40,9 +40,12 @@ _COUNTED = {
 }
 
 
-def measure_in_words(measure: policy_pb2.Measure.ValueType) -> str:
-    """What a cap counts: "messages", "contacts" or "addresses"."""
-    return _MEASURES.get(measure, f"measure {measure}")
+def measure_in_words(measure: policy_pb2.Measure.ValueType, count: int) -> str:
+    """What a cap counts: "messages", "contacts" or "addresses"; of one: "message" and so on."""
+    words = _MEASURES.get(measure)
+    if words is None:
+        return f"of measure {measure}"
+    return words[0] if count == 1 else words[1]
 
 
 def enforcement_in_words(enforcement: policy_pb2.Enforcement.ValueType) -> str:
@@ -72,7 +75,11 @@ def dimension_in_words(dimension: attempt_pb2.Dimension.ValueType) -> str:
 def window_in_words(window: policy_pb2.Window) -> str:
     """A window: "any 24 h", "the day in Europe/Berlin" or "the last 7 days in UTC"."""
     if window.HasField("rolling"):
-        return f"any {in_words(window.rolling.ToMilliseconds())}"
+        duration_ms = window.rolling.ToMilliseconds()
+        days, rest_ms = divmod(duration_ms, DAY_MS)
+        if rest_ms == 0 and days > 0:
+            return "any 24 h" if days == 1 else f"any {days} days"
+        return f"any {in_words(duration_ms)}"
     calendar = window.calendar
     zone = calendar.time_zone or "UTC"
     unit = _UNITS.get(calendar.unit, f"unit {calendar.unit}")
@@ -110,7 +117,7 @@ def _rule_in_words(limit: policy_pb2.Limit) -> str:
         return f"a rule of kind {limit.WhichOneof('rule') or 'unknown'}"
     cap = limit.cap
     per = " and ".join(dimension_in_words(each) for each in cap.per)
-    counted = f"{cap.max_count:,} {measure_in_words(cap.measure)}"
+    counted = f"{cap.max_count:,} {measure_in_words(cap.measure, cap.max_count)}"
     return f"at most {counted}{f' per {per}' if per else ''} in {window_in_words(cap.window)}"
 
 

@@ -62,7 +62,11 @@ def statuses(
         table.add_column(name, justify="right")
     table.add_column("state")
     table.add_column("count falls", overflow="fold")
+    is_partial = any(each.HasField("counted_since_time") for each in found)
+    if is_partial:
+        table.add_column("counted since", overflow="fold")
     for each in found:
+        since = _local(each.counted_since_time) if each.HasField("counted_since_time") else ""
         table.add_row(
             Text(each.limit_id),
             Text(each.policy or "(inline)"),
@@ -71,6 +75,7 @@ def statuses(
             f"{each.remaining_count:,}",
             _state(each),
             Text(_reset_in_words(each, now)),
+            *([Text(since)] if is_partial else []),
         )
     return table
 
@@ -156,15 +161,11 @@ def _state(status: decision_pb2.LimitStatus) -> Text:
 
 
 def _reset_in_words(status: decision_pb2.LimitStatus, now: timestamp_pb2.Timestamp | None) -> str:
-    words = ""
-    if status.HasField("reset_time"):
-        reset_ms = _ms(status.reset_time)
-        words = at_local(reset_ms)
-        if now is not None:
-            words = f"in {in_words(reset_ms - _ms(now))}, {words}"
-    if status.HasField("counted_since_time"):
-        since = f"counted since {at_local(_ms(status.counted_since_time))}"
-        words = f"{words}; {since}" if words else since
+    if not status.HasField("reset_time"):
+        return ""
+    words = _local(status.reset_time)
+    if now is not None:
+        words = f"in {in_words(_ms(status.reset_time) - _ms(now))}, {words}"
     return words
 
 
@@ -178,3 +179,7 @@ def _line(label: str, words: str, style: str = "") -> Text:
 
 def _ms(time: timestamp_pb2.Timestamp) -> int:
     return time.ToMilliseconds()
+
+
+def _local(time: timestamp_pb2.Timestamp) -> str:
+    return at_local(_ms(time))
