@@ -71,7 +71,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
             "use another interpreter by PYTHON=/usr/bin/python3"
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "$("$python" --version) is too old: Python 3.11 or later is needed (PYTHON=… names another)"
+    fail "$("$python" --version) is too old: this needs 3.11 or later (PYTHON=… names another)"
 
 if [ ! -x "$venv/bin/python" ]; then
     say "making the environment $venv with $("$python" --version)"
