@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, policy_pb2
 from tests.model.book import PolicyBook
 from tests.model.limits import (
+    CONTACT,
     ENFORCED,
     EXACT_ENTRIES,
     FIELD_NAMES,
@@ -154,7 +155,6 @@ class Remembered:
     payload: bytes
     at_ms: int
     account_sequence: int
-    reason: decision_pb2.Reason.ValueType
 
 
 @dataclass(slots=True)
@@ -322,6 +322,7 @@ class Oracle:
         later: Sequence[Message] = (),
     ) -> Verdict:
         """What is decided about an attempt at one instant, `later` being counted as well."""
+        require_contacts([attempt])
         assigned, limits = self._limits(attempt, inline_limits)
         standings = self.standings(attempt, limits, now_ms, later)
         no_policy = not assigned and not inline_limits
@@ -345,12 +346,15 @@ class Oracle:
         now_ms: int,
         later: Sequence[Message] = (),
     ) -> Verdict:
-        """The answer that was given once, with the limits as they stand now."""
-        _, limits = self._limits(attempt, inline_limits)
+        """The answer that was given once, with the policies and the limits as they are now."""
+        assigned, limits = self._limits(attempt, inline_limits)
+        reason = decision_pb2.REASON_WITHIN_LIMITS
+        if not assigned and not inline_limits:
+            reason = decision_pb2.REASON_NO_POLICY
         standings = self._usage(attempt, limits, now_ms, later)
         decisions = []
         for late in (False, True):
-            decision = decision_pb2.Decision(outcome=ALLOWED, reason=known.reason)
+            decision = decision_pb2.Decision(outcome=ALLOWED, reason=reason)
             set_time(decision.decide_time, known.at_ms)
             decision.limit_statuses.extend(each.usage(now_ms, late) for each in standings)
             decisions.append(decision)
@@ -440,8 +444,7 @@ class Oracle:
             decision = choose(self.judge(attempt, request.inline_limits, now_ms), 0)
             if decision.outcome == ALLOWED:
                 sequence = self._count(attempt, request.inline_limits, now_ms)
-                known_now = Remembered(payload, now_ms, sequence, decision.reason)
-                self._remember(attempt.account, keys, known_now)
+                self._remember(attempt.account, keys, Remembered(payload, now_ms, sequence))
         return decision_service_pb2.CommitResponse(
             decision=in_view(decision, request.view, decision_pb2.VIEW_FULL),
             account_sequence=sequence,
@@ -494,11 +497,10 @@ class Oracle:
             elif row.decision is not None and row.allowed:
                 row.account_sequence = self._count(row.attempt, request.inline_limits, now_ms)
                 keys, payload = asked[index]
-                reason = row.decision.reason
-                known = Remembered(payload, now_ms, row.account_sequence, reason)
+                known = Remembered(payload, now_ms, row.account_sequence)
                 self._remember(account, keys, known)
                 if head_known is None:
-                    head_known = Remembered(payload_of_batch(request), now_ms, 0, reason)
+                    head_known = Remembered(payload_of_batch(request), now_ms, 0)
                     self._remember(account, head, head_known)
         response = decision_service_pb2.CommitBatchResponse()
         fill_response(response, rows, request.view)
@@ -523,6 +525,7 @@ class Oracle:
         choose: Choice,
     ) -> list[Row]:
         """All recipients in order at one instant, each with the earlier allowed ones counted."""
+        require_contacts([attempt_of(request.attempt, each) for each in request.recipients])
         rows: list[Row] = []
         later: list[Message] = []
         seen: set[tuple[str, str]] = set()
@@ -606,6 +609,12 @@ class Oracle:
 
 
 # --------------------------------------------------------------------------- helpers
+
+
+def require_contacts(attempts: Sequence[Attempt]) -> None:
+    """An attempt is to somebody."""
+    if any(CONTACT not in attempt.fields for attempt in attempts):
+        raise Refused("MISSING_FIELD", {"contact"})
 
 
 def commit_keys(request_id: str) -> list[tuple[str, ...]]:

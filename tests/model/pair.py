@@ -23,7 +23,10 @@ Reply = TypeVar("Reply", bound=Message)
 Committed: TypeAlias = service_pb2.CommitResponse | service_pb2.BatchResult
 Statuses = Sequence[decision_pb2.LimitStatus]
 
-# Whose usage is looked at around a restart.
+# Replies by the serialized attempt that served as a template.
+Usage: TypeAlias = dict[bytes, service_pb2.GetUsageResponse]
+
+# How many attempts' usage is looked at around a restart.
 TEMPLATES_MAX = 60
 
 
@@ -248,9 +251,9 @@ class Pair:
             assert_same(actual, exact, request)
         return actual
 
-    def all_usage(self) -> list[service_pb2.GetUsageResponse]:
+    def all_usage(self) -> Usage:
         """The usage under every template of the attempts made so far."""
-        return [self.get_usage(template) for template in self.templates.values()]
+        return {key: self.get_usage(template) for key, template in self.templates.items()}
 
     def changes_ahead(self) -> list[int]:
         """Some instants ahead at which a message leaves a window of a kind that is kept."""
@@ -303,6 +306,12 @@ class Pair:
             assert commit_id not in self.commit_ids.values(), f"{commit_id} is given twice"
             self.commit_ids[account, sequence] = commit_id
         expected.commit_id = self.commit_ids[account, sequence]
+
+
+def same_usage(first: Usage, second: Usage) -> bool:
+    """Whether two looks at the usage agree about the templates that they share."""
+    shared = first.keys() & second.keys()
+    return all(first[key] == second[key] for key in shared)
 
 
 def answered(answer: Callable[[], Reply]) -> tuple[Reply | None, Refused | None]:

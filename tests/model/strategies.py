@@ -340,8 +340,8 @@ def check_of(commit: service_pb2.CommitRequest) -> service_pb2.CheckRequest:
 
 
 def check_batch_of(batch: service_pb2.CommitBatchRequest) -> service_pb2.CheckBatchRequest:
-    """The check that asks what a batch would do."""
-    return service_pb2.CheckBatchRequest(
+    """The check that asks what a batch would do. It has no request ids."""
+    check = service_pb2.CheckBatchRequest(
         attempt=batch.attempt,
         inline_limits=batch.inline_limits,
         recipients=batch.recipients,
@@ -349,3 +349,6 @@ def check_batch_of(batch: service_pb2.CommitBatchRequest) -> service_pb2.CheckBa
         exclude_duplicates=batch.exclude_duplicates,
         view=batch.view,
     )
+    for recipient in check.recipients:
+        recipient.request_id = ""
+    return check
