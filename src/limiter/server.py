@@ -31,7 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import uvloop
@@ -49,11 +49,7 @@ from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
 from limiter.service.test_clock import TestClockServicer
 from limiter.store import DataFolder, LmdbJournal
-from limiter.v1 import (
-    policy_service_pb2_grpc,
-    test_clock_service_pb2,
-    test_clock_service_pb2_grpc,
-)
+from limiter.v1 import test_clock_service_pb2
 
 __all__ = ["Config", "Server", "serve"]
 
@@ -272,17 +268,12 @@ class Server:
             ),
             maximum_concurrent_rpcs=bounds.CONCURRENT_CALLS_MAX,
         )
-        handlers = self._decisions.handlers()
-        name = decision.SERVICE.full_name
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        server.add_registered_method_handlers(name, handlers)
-        policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(
-            status.guard(self._current_policy_servicer, POLICY_SERVICE), server
-        )
+        _register(server, decision.SERVICE, self._decisions.handlers())
+        policies = status.handlers(self._current_policy_servicer, POLICY_SERVICE)
+        _register(server, POLICY_SERVICE, policies)
         if self._config.clock == "driven":
-            test_clock_service_pb2_grpc.add_TestClockServiceServicer_to_server(
-                status.guard(self._current_test_clock, _TEST_CLOCK_SERVICE), server
-            )
+            test_clock = status.handlers(self._current_test_clock, _TEST_CLOCK_SERVICE)
+            _register(server, _TEST_CLOCK_SERVICE, test_clock)
         self._health.add_to(server)
         reflection.enable_server_reflection(
             (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME), server
@@ -397,6 +388,14 @@ class Server:
             if self._folder is not None:
                 self._folder.close()
                 self._folder = None
+
+
+def _register(
+    server: grpc.aio.Server, service: Any, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+) -> None:
+    """Registers all methods of a service, given its descriptor."""
+    assert {method.name for method in service.methods} == set(handlers)
+    server.add_registered_method_handlers(service.full_name, handlers)
 
 
 def _make_clock(config: Config, last_event_ms: int) -> clock.Clock:

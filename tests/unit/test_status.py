@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import errors
-from limiter.service.status import abort, guard, to_status
+from limiter.service.status import abort, handlers, to_status
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
@@ -180,23 +180,9 @@ class Wire:
 
     async def __aenter__(self) -> Wire:
         self.servicer = Servicer()
-        guarded = guard(lambda: self.servicer, HEALTH)
         self.server = grpc.aio.server()
-        handlers = {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                guarded.Check,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                guarded.Watch,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
-        }
-        self.server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(HEALTH.full_name, handlers),)
-        )
+        made = handlers(lambda: self.servicer, HEALTH)
+        self.server.add_registered_method_handlers(HEALTH.full_name, made)
         port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -206,20 +192,20 @@ class Wire:
         await self.channel.close()
         await self.server.stop(None)
 
-    async def fault(self, method: str) -> grpc.aio.AioRpcError:
+    async def fault(self, method: str, request: bytes = b"") -> grpc.aio.AioRpcError:
         """What the call of a method that fails ends with."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await self.replies(method)
+            await self.replies(method, request)
         return caught.value
 
-    async def replies(self, method: str) -> list[bytes]:
+    async def replies(self, method: str, request: bytes = b"") -> list[bytes]:
         """All replies of a call to a method."""
         path = f"/{HEALTH.full_name}/{method}"
         if method == "Check":
             unary: Any = self.channel.unary_unary(path)
-            return [await unary(b"")]
+            return [await unary(request)]
         stream: Any = self.channel.unary_stream(path)
-        return [reply async for reply in stream(b"")]
+        return [reply async for reply in stream(request)]
 
 
 def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
@@ -231,7 +217,7 @@ def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
-class TestGuard:
+class TestHandlers:
     async def test_a_fault_arrives_with_its_details(self, method: str) -> None:
         async with Wire() as wire:
             wire.servicer.outcome = errors.InvalidArgument.for_field("attempt", "is required é%")
@@ -261,6 +247,18 @@ class TestGuard:
         assert incident in caplog.text
         assert "secret of the house" in caplog.text
         assert "Traceback" in caplog.text
+
+    @pytest.mark.parametrize("request_bytes", [b"\xff", b"\x0a\x05abc", b"\x0a\x01\xff", b"\x07"])
+    async def test_bytes_that_are_no_request_are_the_callers_fault(
+        self, method: str, request_bytes: bytes
+    ) -> None:
+        async with Wire() as wire:
+            error = await wire.fault(method, request_bytes)
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        info = details(status_of(error))["ErrorInfo"]
+        assert isinstance(info, error_details_pb2.ErrorInfo)
+        assert info.reason == "MALFORMED_REQUEST"
+        assert "grpc.health.v1.HealthCheckRequest" in str(error.details())
 
     async def test_a_call_that_goes_well_is_left_alone(self, method: str) -> None:
         async with Wire() as wire:
@@ -314,13 +312,16 @@ class TestAbort:
     def test_all_that_the_service_defines_is_guarded(self) -> None:
         methods = {method.name for method in HEALTH.methods}
         assert {"Check", "Watch"} <= methods
-        assert set(vars(guard(Servicer, HEALTH))) == methods
+        made = handlers(Servicer, HEALTH)
+        assert set(made) == methods
+        assert [name for name in methods if made[name].response_streaming] == ["Watch"]
 
     async def test_the_servicer_is_asked_for_at_each_call(self) -> None:
         def absent() -> Servicer:
             raise errors.Unavailable("JOURNAL_UNAVAILABLE", "no servicer now")
 
         context: Any = RecordingContext()
+        check: Any = handlers(absent, HEALTH)["Check"].unary_unary
         with pytest.raises(grpc.aio.AbortError):
-            await guard(absent, HEALTH).Check(None, context)
+            await check(b"", context)
         assert context.aborted[0][:2] == (grpc.StatusCode.UNAVAILABLE, "no servicer now")

@@ -19,16 +19,17 @@ import bisect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any, Final, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc.aio import AbortError
 
 from limiter import errors
 
-__all__ = ["DOMAIN", "abort", "guard", "to_status"]
+__all__ = ["DOMAIN", "abort", "handlers", "to_status"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -83,42 +84,67 @@ async def abort(context: _Context, error: BaseException) -> NoReturn:
     await context.abort(code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
 
 
-def guard(servicer: Callable[[], object], service: Any) -> Any:
-    """A servicer of all methods of `service` (its descriptor) whose faults end in a status.
+def handlers(
+    servicer: Callable[[], object], service: Any
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """Handlers of all methods of `service` (its descriptor) whose faults end in a status.
 
     `servicer` gives the one that does the work, for each call anew; it too may raise. Its unary
-    methods are coroutines, those with a stream of replies async generators.
+    methods are coroutines, those with a stream of replies async generators. Bytes that are no
+    request are INVALID_ARGUMENT like any other fault of the caller.
     """
-    guarded = SimpleNamespace()
+    made: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
-        wrap = _guard_stream if method.server_streaming else _guard_unary
-        setattr(guarded, method.name, wrap(servicer, method.name))
-    return guarded
+        request_type = GetMessageClass(method.input_type)
+        if method.server_streaming:
+            made[method.name] = grpc.unary_stream_rpc_method_handler(
+                _guarded_stream(servicer, method.name, request_type)
+            )
+        else:
+            made[method.name] = grpc.unary_unary_rpc_method_handler(
+                _guarded_unary(servicer, method.name, request_type)
+            )
+    return made
 
 
-def _guard_unary(
-    servicer: Callable[[], object], name: str
-) -> Callable[[Any, _Context], Awaitable[Any]]:
-    async def call(request: Any, context: _Context) -> Any:
+def _guarded_unary(
+    servicer: Callable[[], object], name: str, request_type: type[Message]
+) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    async def call(request: bytes, context: _Context) -> bytes:
         try:
-            return await getattr(servicer(), name)(request, context)
+            reply: Message = await getattr(servicer(), name)(
+                _decoded(request, request_type), context
+            )
+            return reply.SerializeToString()
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
     return call
 
 
-def _guard_stream(
-    servicer: Callable[[], object], name: str
-) -> Callable[[Any, _Context], AsyncIterator[Any]]:
-    async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+def _guarded_stream(
+    servicer: Callable[[], object], name: str, request_type: type[Message]
+) -> Callable[[bytes, _Context], AsyncIterator[bytes]]:
+    async def call(request: bytes, context: _Context) -> AsyncIterator[bytes]:
         try:
-            async for response in getattr(servicer(), name)(request, context):
-                yield response
+            decoded = _decoded(request, request_type)
+            async for reply in getattr(servicer(), name)(decoded, context):
+                yield reply.SerializeToString()
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
     return call
+
+
+def _decoded(request: bytes, request_type: type[Message]) -> Message:
+    try:
+        return request_type.FromString(request)
+    except DecodeError:
+        raise errors.InvalidArgument(
+            "MALFORMED_REQUEST",
+            f"the request is not a well-formed {request_type.DESCRIPTOR.full_name}; send the "
+            "message as the generated client encodes it",
+        ) from None
 
 
 _CODES: Final = {code.name: code for code in grpc.StatusCode}
