@@ -67,15 +67,7 @@ def stories(
     """With `free`, any policies, and fields may be missing; else one policy of unconditional,
     enforced limits on everything, and whole attempts. With `ids`, some requests have ids."""
     pool = draw(strategies.pools())
-    if free:
-        world = draw(strategies.worlds(pool))
-    else:
-        world = strategies.single(
-            *(
-                draw(strategies.limits(f"limit-{number}", pool, conditions=False, goals=False))
-                for number in range(draw(st.integers(1, 3)))
-            )
-        )
+    world = draw(strategies.worlds(pool) if free else strategies.plain_worlds(pool))
     requests = strategies.commits(whole=None if free else True)
     steps = draw(
         st.lists(

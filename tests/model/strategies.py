@@ -2,6 +2,10 @@
 
 Names are few, windows are shared and maxima are small, so that limits fill up, counters meet and
 attempts repeat; a few of everything are extreme.
+
+Whole policies and batches hang on hundreds of small choices. They are made with `Dice`, which takes
+many of them from one number drawn by hypothesis: much faster, and it still shrinks, for the first
+choice is always the simplest.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import strategies as st
@@ -27,6 +32,8 @@ from tests.model.windows import (
     changes_of_offset,
     instant_of,
 )
+
+Item = TypeVar("Item")
 
 ACCOUNTS = ("acme", "bolt")
 VALUES: dict[Dimension, tuple[str, ...]] = {
@@ -60,12 +67,48 @@ ROLLING_MS = (
 LAST_MS = instant_of(2090)
 
 
+# --------------------------------------------------------------------------- choices
+
+
+class Dice:
+    """Small choices from the numbers that a strategy draws."""
+
+    # Up to here hypothesis draws all numbers alike.
+    _SIDES = 1 << 23
+    _NUMBERS = st.integers(0, _SIDES - 1)
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+        self._value = self._left = 0
+
+    def below(self, count: int) -> int:
+        """A number from 0 to count - 1."""
+        if self._left < 8 * count:
+            self._value, self._left = self._draw(self._NUMBERS), self._SIDES
+        self._left //= count
+        self._value, chosen = divmod(self._value, count)
+        return chosen
+
+    def one_in(self, count: int) -> bool:
+        """True once in so many times."""
+        return self.below(count) == count - 1
+
+    def pick(self, items: Sequence[Item]) -> Item:
+        return items[self.below(len(items))]
+
+    def some(self, items: Sequence[Item], most: int) -> list[Item]:
+        """Up to `most` different items, in their order."""
+        count = self.below(min(most, len(items)) + 1)
+        chosen = {self.below(len(items)) for _ in range(count)}
+        return [item for number, item in enumerate(items) if number in chosen]
+
+
 # --------------------------------------------------------------------------- time
 
 
 @functools.cache
 def turning_points() -> list[int]:
-    """When the clocks are put forward or back, in 2024 and 2025, and some ends of months."""
+    """When the clocks are put forward or back in 2024 and 2025, and some ends of months."""
     low, high = instant_of(2024), instant_of(2026)
     points = {instant_of(2024, 3, 1), instant_of(2024, 12, 31, 23), instant_of(2025, 3, 1)}
     for zone in ZONES[1:]:
@@ -75,40 +118,49 @@ def turning_points() -> list[int]:
     return sorted(points)
 
 
-def starts() -> st.SearchStrategy[int]:
+@st.composite
+def starts(draw: st.DrawFn) -> int:
     """An instant to start at, often shortly before the clocks change somewhere."""
-    near = st.builds(
-        lambda point, before_ms: point - before_ms,
-        st.deferred(lambda: st.sampled_from(turning_points())),
-        st.sampled_from((1, 10, 30 * MINUTE_MS, HOUR_MS, 5 * HOUR_MS, DAY_MS, 3 * DAY_MS)),
-    )
-    return near | st.integers(instant_of(1971), instant_of(2080))
+    dice = Dice(draw)
+    if dice.one_in(3):
+        low, high = instant_of(1971), instant_of(2080)
+        return low + (high - low) // 1_000_003 * dice.below(1_000_003) + dice.below(1_000)
+    before_ms = (1, 10, 30 * MINUTE_MS, HOUR_MS, 5 * HOUR_MS, DAY_MS, 3 * DAY_MS)
+    return dice.pick(turning_points()) - dice.pick(before_ms)
 
 
-def moves() -> st.SearchStrategy[int]:
+@st.composite
+def moves(draw: st.DrawFn) -> int:
     """How far the clock moves on: not at all, a little, or over hours, days and months."""
-    return st.one_of(
-        st.sampled_from((0, 0, 1, 1, 2, 9, 10, 998, 999)),
-        st.sampled_from(ROLLING_MS).flatmap(lambda ms: st.sampled_from((ms - 1, ms, ms + 1))),
-        st.integers(0, 3 * HOUR_MS),
-        st.integers(0, 40 * DAY_MS),
-    )
+    dice = Dice(draw)
+    way = dice.below(5)
+    if way <= 1:
+        return dice.pick((0, 1, 0, 1, 2, 9, 10, 998, 999))
+    if way == 2:
+        return max(0, dice.pick(ROLLING_MS) + dice.pick((0, -1, 1)))
+    if way == 3:
+        return dice.below(3 * HOUR_MS // 1_000) * 1_000 + dice.below(1_000)
+    return dice.below(40 * 24 * 60) * MINUTE_MS + dice.below(60_000)
 
 
 # --------------------------------------------------------------------------- policies
 
 
-def windows() -> st.SearchStrategy[policy_pb2.Window]:
-    rolling = (st.sampled_from(ROLLING_MS) | st.integers(1, 62 * DAY_MS)).map(rolling_window)
-    calendar = st.sampled_from(sorted(CALENDAR_COUNTS)).flatmap(
-        lambda unit: st.builds(
-            calendar_window,
-            st.just(unit),
-            st.sampled_from(ZONES),
-            st.sampled_from(CALENDAR_COUNTS[unit]),
-        )
-    )
-    return rolling | calendar
+@st.composite
+def pools(draw: st.DrawFn) -> list[policy_pb2.Window]:
+    """The few windows that all limits of an example share."""
+    dice = Dice(draw)
+    return [make_window(dice) for _ in range(1 + dice.below(3))]
+
+
+def make_window(dice: Dice) -> policy_pb2.Window:
+    way = dice.below(5)
+    if way <= 1:
+        return rolling_window(dice.pick(ROLLING_MS))
+    if way == 2:
+        return rolling_window(1 + dice.below(62 * 24 * 60) * MINUTE_MS + dice.below(60_000))
+    unit = dice.pick(sorted(CALENDAR_COUNTS))
+    return calendar_window(unit, dice.pick(ZONES), dice.pick(CALENDAR_COUNTS[unit]))
 
 
 def rolling_window(duration_ms: int) -> policy_pb2.Window:
@@ -123,51 +175,42 @@ def calendar_window(unit: int, zone: str = "", count: int = 0) -> policy_pb2.Win
     return policy_pb2.Window(calendar=calendar)
 
 
-def matches() -> st.SearchStrategy[policy_pb2.Match]:
-    condition = st.sampled_from(DIMENSIONS).flatmap(
-        lambda dimension: st.builds(
-            policy_pb2.Condition,
-            dimension=st.just(dimension),
-            values=st.lists(
-                st.sampled_from(VALUES[dimension]), min_size=1, max_size=2, unique=True
-            ).map(sorted),
-            negate=st.booleans(),
+def make_match(dice: Dice) -> policy_pb2.Match:
+    match = policy_pb2.Match()
+    for _ in range(dice.below(3)):
+        dimension = dice.pick(DIMENSIONS)
+        match.conditions.add(
+            dimension=dimension,
+            values=dice.some(VALUES[dimension], 2) or VALUES[dimension][:1],
+            negate=dice.one_in(2),
         )
-    )
-    return st.builds(policy_pb2.Match, conditions=st.lists(condition, max_size=2))
+    return match
 
 
-@st.composite
-def limits(
-    draw: st.DrawFn,
-    limit_id: str,
-    pool: Sequence[policy_pb2.Window],
-    conditions: bool = True,
-    goals: bool = True,
+def make_limit(
+    dice: Dice, limit_id: str, pool: Sequence[policy_pb2.Window], *, plain: bool = False
 ) -> policy_pb2.Limit:
-    """One cap over one of the windows of the pool."""
-    measure = draw(st.sampled_from(policy_pb2.Measure.values()[1:]))
+    """One cap over one of the windows of the pool; `plain`: enforced and unconditional."""
+    measure = dice.pick(policy_pb2.Measure.values()[1:])
     free = [dimension for dimension in DIMENSIONS if dimension != MEASURED.get(measure)]
-    common = st.sampled_from(((), (), (free[0],), (attempt_pb2.DIMENSION_CHANNEL,)))
-    per = draw(
-        common.map(list)
-        | st.lists(st.sampled_from(free), unique=True, max_size=len(free)).map(sorted)
-    )
+    usual: list[list[Dimension]] = [[], [], free[:1], [attempt_pb2.DIMENSION_CHANNEL]]
+    per = dice.some(free, len(free)) if dice.one_in(3) else dice.pick(usual)
     cap = policy_pb2.Cap(
         measure=measure,
-        max_count=draw(st.sampled_from((0, 1, 1, 2, 2, 3, 4, 6))),
+        max_count=dice.pick((1, 2, 1, 2, 3, 4, 6, 0)),
         per=per,
-        window=draw(st.sampled_from(pool)),
+        window=dice.pick(pool),
     )
     limit = policy_pb2.Limit(
         limit_id=limit_id, cap=cap, enforcement=policy_pb2.ENFORCEMENT_ENFORCED
     )
-    if goals and draw(st.integers(0, 4)) == 0:
-        limit.enforcement = policy_pb2.ENFORCEMENT_GOAL
-    if conditions and draw(st.booleans()):
-        limit.applies_to.CopyFrom(draw(matches()))
-    if conditions and draw(st.integers(0, 2)) == 0:
-        limit.counts.CopyFrom(draw(matches()))
+    if not plain:
+        if dice.one_in(5):
+            limit.enforcement = policy_pb2.ENFORCEMENT_GOAL
+        if dice.one_in(2):
+            limit.applies_to.CopyFrom(make_match(dice))
+        if dice.one_in(3):
+            limit.counts.CopyFrom(make_match(dice))
     return limit
 
 
@@ -179,7 +222,7 @@ class World:
     assignments: tuple[policy_pb2.Assignment, ...]
 
 
-# The scopes that assignments are put on, with the parent of their names.
+# The scopes that assignments are put on, by the ids of their assignments.
 SCOPES = {
     "everything": policy_pb2.Scope(),
     **{account: policy_pb2.Scope(account=account) for account in ACCOUNTS},
@@ -205,19 +248,20 @@ def assignment_of(scope: str, policy: str, mandatory: str = "") -> policy_pb2.As
 @st.composite
 def worlds(draw: st.DrawFn, pool: Sequence[policy_pb2.Window]) -> World:
     """Some policies, on some scopes; narrower ones replace wider ones, mandatory ones add."""
+    dice = Dice(draw)
     policies = []
     for name in ("policies/calm", "policies/brisk", "accounts/acme/policies/own", "policies/open"):
-        count = 0 if name.endswith("open") else draw(st.integers(0, 3))
-        limit_list = [draw(limits(f"limit-{number}", pool)) for number in range(count)]
-        policies.append(policy_pb2.Policy(name=name, limits=limit_list))
+        count = 0 if name.endswith("open") else dice.below(4)
+        limits = [make_limit(dice, f"limit-{number}", pool) for number in range(count)]
+        policies.append(policy_pb2.Policy(name=name, limits=limits))
     assignments = []
     for scope in SCOPES:
-        policy = draw(st.none() | st.sampled_from(assignable(policies, scope)))
-        if policy is not None:
+        if dice.one_in(2):
+            policy = dice.pick(assignable(policies, scope))
             assignments.append(assignment_of(scope, policy))
-    for number in range(draw(st.integers(0, 2))):
-        scope = draw(st.sampled_from(sorted(SCOPES)))
-        policy = draw(st.sampled_from(assignable(policies, scope)))
+    for number in range(dice.below(3)):
+        scope = dice.pick(sorted(SCOPES))
+        policy = dice.pick(assignable(policies, scope))
         assignments.append(assignment_of(scope, policy, f"on-top-{number}"))
     return World(tuple(policies), tuple(assignments))
 
@@ -228,69 +272,70 @@ def assignable(policies: Sequence[policy_pb2.Policy], scope: str) -> list[str]:
     return [p.name for p in policies if p.name.startswith(("policies/", own))]
 
 
-def single(*limit_list: policy_pb2.Limit) -> World:
+def single(limits: Sequence[policy_pb2.Limit]) -> World:
     """One policy with these limits, for everything, and nobody can lift it."""
-    policy = policy_pb2.Policy(name="policies/only", limits=limit_list)
+    policy = policy_pb2.Policy(name="policies/only", limits=limits)
     return World((policy,), (assignment_of("everything", policy.name, "always"),))
 
 
-def pools() -> st.SearchStrategy[list[policy_pb2.Window]]:
-    """The few windows that all limits of an example share."""
-    return st.lists(windows(), min_size=1, max_size=3)
-
-
-# --------------------------------------------------------------------------- requests
-
-
 @st.composite
-def attempts(draw: st.DrawFn, whole: bool | None = None) -> attempt_pb2.Attempt:
-    """An attempt, mostly one that lacks no field."""
-    attempt = attempt_pb2.Attempt(account=draw(st.sampled_from(ACCOUNTS)))
-    if whole is None:
-        whole = draw(st.integers(0, 4)) > 0
-    for dimension in DIMENSIONS:
-        values = VALUES[dimension] if whole else ("", *VALUES[dimension])
-        setattr(attempt, FIELD_NAMES[dimension], draw(st.sampled_from(values)))
-    attempt.message_count = draw(st.sampled_from((0, 0, 0, 1, 1, 2, 3, 7)))
-    return attempt
+def plain_worlds(draw: st.DrawFn, pool: Sequence[policy_pb2.Window]) -> World:
+    """One to three enforced and unconditional limits on everything."""
+    dice = Dice(draw)
+    numbers = range(1 + dice.below(3))
+    return single([make_limit(dice, f"limit-{n}", pool, plain=True) for n in numbers])
 
 
 @st.composite
 def inline_choices(draw: st.DrawFn, pool: Sequence[policy_pb2.Window]) -> list[policy_pb2.Limit]:
     """The inline limits that the requests of one example choose from: few, for an account keeps
     only so many kinds."""
-    return [draw(limits(f"inline-{number}", pool)) for number in range(4)]
+    dice = Dice(draw)
+    return [make_limit(dice, f"inline-{number}", pool) for number in range(4)]
 
 
-def inline_limits(choices: Sequence[policy_pb2.Limit]) -> st.SearchStrategy[list[policy_pb2.Limit]]:
+# --------------------------------------------------------------------------- requests
+
+
+def make_attempt(dice: Dice, whole: bool | None = None) -> attempt_pb2.Attempt:
+    """An attempt, mostly one that lacks no field; `whole` says it for sure."""
+    attempt = attempt_pb2.Attempt(account=dice.pick(ACCOUNTS))
+    if whole is None:
+        whole = not dice.one_in(5)
+    for dimension in DIMENSIONS:
+        values = VALUES[dimension]
+        lacking = not whole and dice.one_in(4)
+        setattr(attempt, FIELD_NAMES[dimension], "" if lacking else dice.pick(values))
+    attempt.message_count = dice.pick((0, 1, 0, 1, 0, 2, 3, 7))
+    return attempt
+
+
+@st.composite
+def attempts(draw: st.DrawFn, whole: bool | None = None) -> attempt_pb2.Attempt:
+    return make_attempt(Dice(draw), whole)
+
+
+def pick_inline(dice: Dice, choices: Sequence[policy_pb2.Limit]) -> list[policy_pb2.Limit]:
     """Mostly none."""
-    if not choices:
-        return st.just([])
-    some = st.lists(st.sampled_from(range(len(choices))), min_size=1, max_size=2, unique=True)
-    return st.just([]) | st.just([]) | some.map(lambda picked: [choices[i] for i in picked])
+    return dice.some(choices, 2) if choices and dice.one_in(3) else []
 
 
-def views() -> st.SearchStrategy[decision_pb2.View.ValueType]:
-    """Mostly the full one, which is compared in full."""
-    return st.sampled_from(
-        (decision_pb2.VIEW_FULL, decision_pb2.VIEW_UNSPECIFIED, decision_pb2.VIEW_BASIC)
-    )
-
-
-def request_ids() -> st.SearchStrategy[str]:
-    """Mostly none, else one of a few."""
-    return st.sampled_from(("", "", "", "id-1", "id-2", "id-3"))
+def pick_view(dice: Dice) -> decision_pb2.View.ValueType:
+    views = (decision_pb2.VIEW_FULL, decision_pb2.VIEW_UNSPECIFIED, decision_pb2.VIEW_BASIC)
+    return dice.pick(views)
 
 
 @st.composite
 def commits(
     draw: st.DrawFn, choices: Sequence[policy_pb2.Limit] = (), whole: bool | None = None
 ) -> service_pb2.CommitRequest:
+    """A commit, mostly without a request_id, else with one of a few."""
+    dice = Dice(draw)
     return service_pb2.CommitRequest(
-        attempt=draw(attempts(whole)),
-        inline_limits=draw(inline_limits(choices)),
-        request_id=draw(request_ids()),
-        view=draw(views()),
+        attempt=make_attempt(dice, whole),
+        inline_limits=pick_inline(dice, choices),
+        request_id=dice.pick(("", "", "", "id-1", "id-2", "id-3")),
+        view=pick_view(dice),
     )
 
 
@@ -299,37 +344,26 @@ def batches(
     draw: st.DrawFn, choices: Sequence[policy_pb2.Limit] = ()
 ) -> service_pb2.CommitBatchRequest:
     """A batch with some recipients twice, all with an address or mostly without."""
-    attempt = draw(attempts())
+    dice = Dice(draw)
+    attempt = make_attempt(dice)
     attempt.contact = attempt.address = ""
-    recipients = draw(
-        st.lists(
-            st.builds(
-                service_pb2.Recipient,
-                contact=st.sampled_from(VALUES[CONTACT]),
-                address=st.sampled_from(("", *VALUES[ADDRESS])),
-                reference=st.sampled_from(("", "row")),
-            ),
-            min_size=1,
-            max_size=7,
-        )
-    )
-    whole = draw(st.integers(0, 4)) > 0
-    for number, recipient in enumerate(recipients):
-        if whole and not recipient.address:
-            recipient.address = VALUES[ADDRESS][0]
-        if not whole and draw(st.integers(0, 5)) == 0:
-            recipient.contact = ""
-        if draw(st.integers(0, 7)) == 0:
-            recipient.request_id = f"id-{number}"
-    return service_pb2.CommitBatchRequest(
+    batch = service_pb2.CommitBatchRequest(
         attempt=attempt,
-        inline_limits=draw(inline_limits(choices)),
-        request_id=draw(st.sampled_from(("", "", "batch-1", "batch-2"))),
-        recipients=recipients,
-        atomicity=draw(st.sampled_from(service_pb2.Atomicity.values())),
-        exclude_duplicates=draw(st.booleans()),
-        view=draw(views()),
+        inline_limits=pick_inline(dice, choices),
+        request_id=dice.pick(("", "", "batch-1", "batch-2")),
+        atomicity=dice.pick(service_pb2.Atomicity.values()),
+        exclude_duplicates=dice.one_in(2),
+        view=pick_view(dice),
     )
+    addresses = VALUES[ADDRESS] if dice.below(5) else ("", *VALUES[ADDRESS])
+    for number in range(1 + dice.below(7)):
+        batch.recipients.add(
+            contact="" if dice.one_in(60) else dice.pick(VALUES[CONTACT]),
+            address=dice.pick(addresses),
+            reference=dice.pick(("", "row")),
+            request_id=f"id-{number}" if dice.one_in(8) else "",
+        )
+    return batch
 
 
 def check_of(commit: service_pb2.CommitRequest) -> service_pb2.CheckRequest:
