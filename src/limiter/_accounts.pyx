@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The accounts in memory.
 
-An account is a plain struct found by its name's id. It is bound to what the policy layer says holds for
-it (a Binding) and bound again at its first touch after a change of policies: counters of kinds that
-stay are carried over, so an edit never loses a count. Which moment that happens at makes no difference:
-between a change and the touch nothing was counted.
+An account is a plain struct found by its name's id. It is bound to what the policy layer says
+holds for it (a Binding) and bound again at its first touch after a change of policies: counters of
+kinds that stay are carried over, so an edit never loses a count. Which moment that happens at
+makes no difference: between a change and the touch nothing was counted.
 
 A Check of an account that does not exist asks the `visitor`, an account that is emptied afterwards.
 """
@@ -26,7 +26,7 @@ from limiter._index cimport (
 )
 from limiter._kinds cimport MATCHES, Binding, Conditions, Kind, KindRules
 from limiter._names cimport names_find, names_free, names_insert
-from limiter._subject cimport Keys, Name, Subject
+from limiter._subject cimport Name, Subject
 from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT
 
 cdef int INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX

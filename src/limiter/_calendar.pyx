@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Windows: which instants are inside at a given instant, and when a given send leaves.
 
-In flow zone rules as plain tables of transitions (from a pinned tz database, never from the machine);
-out flow instants in milliseconds. What always holds: `first_ms` never decreases as time goes on, and
-`exit_ms(s)` is the earliest `t >= s` at which `first_ms(t) > s`.
+In flow zone rules as plain tables of transitions (from a pinned tz database, never from the
+machine); out flow instants in milliseconds. What always holds: `first_ms` never decreases as time
+goes on, and `exit_ms(s)` is the earliest `t >= s` at which `first_ms(t) > s`.
 
-A calendar unit starts at its first instant: a unit is found from the running maximum of local time, so
-a clock that falls back across midnight never re-enters the day before.
+A calendar unit starts at its first instant: a unit is found from the running maximum of local
+time, so a clock that falls back across midnight never re-enters the day before.
 """
 
 from libc.stdlib cimport free, malloc
@@ -137,7 +137,7 @@ cdef int64_t window_first_ms(WindowRules* window, int64_t at_ms) noexcept nogil:
     cdef int64_t start
     cdef int64_t end
     cdef int64_t unit_end
-    cdef int back
+    cdef int _back
     if window.duration_ms > 0:
         return at_ms - window.duration_ms + 1
     if window.cached_from_ms <= at_ms < window.cached_until_ms:
@@ -145,7 +145,7 @@ cdef int64_t window_first_ms(WindowRules* window, int64_t at_ms) noexcept nogil:
     unit_bounds(window.zone, window.unit, at_ms, &start, &unit_end)
     window.cached_from_ms = start
     window.cached_until_ms = unit_end
-    for back in range(window.count - 1):
+    for _back in range(window.count - 1):
         unit_bounds(window.zone, window.unit, start - 1, &start, &end)
     window.cached_first_ms = start
     return start
@@ -155,13 +155,13 @@ cdef int64_t window_exit_ms(WindowRules* window, int64_t sent_ms) noexcept nogil
     # The earliest instant at which a send at sent_ms is outside.
     cdef int64_t start
     cdef int64_t end
-    cdef int on
+    cdef int _on
     if window.duration_ms > 0:
         return sent_ms + window.duration_ms
     if window.count == 1 and window.cached_from_ms <= sent_ms < window.cached_until_ms:
         return window.cached_until_ms
     unit_bounds(window.zone, window.unit, sent_ms, &start, &end)
-    for on in range(window.count - 1):
+    for _on in range(window.count - 1):
         unit_bounds(window.zone, window.unit, end, &start, &end)
     return end
 
@@ -221,7 +221,7 @@ cdef class Window:
 
     @staticmethod
     def calendar(int unit, Zone zone not None, int count):
-        """The current calendar unit (HOUR=1, DAY=2, WEEK=3, MONTH=4) and the `count - 1` before it."""
+        """The current calendar unit (HOUR=1, DAY=2, WEEK=3, MONTH=4), and `count - 1` before it."""
         if not UNIT_HOUR <= unit <= UNIT_MONTH:
             raise ValueError("unknown calendar unit")
         if count < 1:

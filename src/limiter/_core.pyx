@@ -1,14 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The state machine of limit decisions.
 
-In flow attempts, the policies' compiled form and one `now_ms` per decision; out flow decisions and packed
-journal events. It does no I/O and reads no clock: the same journal gives the same state. What always
-holds:
+In flow attempts, the policies' compiled form and one `now_ms` per decision; out flow decisions and
+packed journal events. It does no I/O and reads no clock: the same journal gives the same state.
+What always holds:
 
 - a decision is complete before anything changes; then every counter of the account that counts the
   attempt counts it, or, if an enforced limit denies, none does;
-- whatever changed is in the event buffer before the call returns, so a group taken from it is exactly
-  what happened since the last one;
+- whatever changed is in the event buffer before the call returns, so a group taken from it is
+  exactly what happened since the last one;
 - instants never go back: `now_ms` of a call is at or after that of every call before.
 """
 
@@ -35,7 +35,7 @@ from limiter._event cimport (
     events_free,
 )
 from limiter._index cimport index_remove_last
-from limiter._judge cimport Judge, Weighed
+from limiter._judge cimport Judge
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
 from limiter._names cimport NameRow, names_find, names_insert
 from limiter._requests cimport (
@@ -52,7 +52,6 @@ from limiter._types cimport (
     DIMENSION_CHANNEL,
     DIMENSION_CONTACT,
     DIMENSION_COUNT,
-    NO_TIME,
     OUTCOME_ALLOWED,
     Attempt,
     LimitResult,
@@ -80,9 +79,9 @@ cdef SipKey derived_key(bytes digest_key, int half, uint8_t purpose):
 
 
 cdef class Core:
-    """The state of one shard. `digest_key` are 32 secret bytes; `bind(account)` tells what holds for
-    an account (and returns the same Binding while nothing changed for it); `define_kind(definition)`
-    gives the one Kind with that definition."""
+    """The state of one shard. `digest_key` are 32 secret bytes; `bind(account)` tells what holds
+    for an account (and returns the same Binding while nothing changed for it);
+    `define_kind(definition)` gives the one Kind with that definition."""
 
     def __cinit__(self, bytes digest_key not None, bind, define_kind):
         if PyBytes_GET_SIZE(digest_key) != 32:
@@ -384,7 +383,7 @@ cdef class Core:
                 "request_id: it was used for another request within the last 24 hours; use a"
                 " fresh one for each send, and the same one only to repeat the same send",
                 violations=(
-                    FieldViolation("request_id", "already used for another request; use a fresh one"),
+                    FieldViolation("request_id", "used for another request; use a fresh one"),
                 ),
             )
         return row

@@ -1,4 +1,4 @@
-# The counters of one account: one state per kind, each keyed by the values of the kind's dimensions.
+# The counters of one account: one state per kind, keyed by the values of the kind's dimensions.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """An account's counters: finding the one that an attempt counts under, counting, taking back.
 
-A kind without dimensions has one counter; any other has a table of them by key. Counters that have run
-empty are dropped whenever their table would grow, so a table is at most about twice the size of what
-its window holds.
+A kind without dimensions has one counter; any other has a table of them by key. Counters that have
+run empty are dropped whenever their table would grow, so a table is at most about twice the size
+of what its window holds.
 """
 
 from libc.stdlib cimport calloc, free
@@ -12,18 +12,14 @@ from libc.string cimport memset
 
 from limiter._calendar cimport window_first_ms
 from limiter._distinct cimport (
-    DistinctCounter,
     distinct_add,
     distinct_expire,
     distinct_free,
     distinct_latest_ms,
     distinct_restore,
 )
-from limiter._index cimport NO_INDEX
 from limiter._kinds cimport KindRules
 from limiter._messages cimport (
-    NEVER_MS,
-    MessageCounter,
     messages_add,
     messages_expire,
     messages_free,

@@ -2,18 +2,18 @@
 """Distinct counters: how many different contacts a window holds, exactly, at every size.
 
 A small set is one sorted array of (instant, index). A large one is a membership bitset over dense
-indices, each index's latest instant, and a ring of time buckets that list who was last seen when. A
-repeat inside the newest bucket is a bit test and a store; in a later bucket it is listed again there,
-and the old mention, no longer its latest, is passed over when its bucket leaves.
+indices, each index's latest instant, and a ring of time buckets that list who was last seen when.
+A repeat inside the newest bucket is a bit test and a store; in a later bucket it is listed again
+there, and the old mention, no longer its latest, is passed over when its bucket leaves.
 
-The bucket on the window's edge is turned into a heap by instant, so that members leave one by one, to
-the millisecond, without reading the bucket again. What always holds:
+The bucket on the window's edge is turned into a heap by instant, so that members leave one by one,
+to the millisecond, without reading the bucket again. What always holds:
 
 - an index is a member iff its bit is set, and `live` is the number of set bits;
-- every member is listed under its latest instant: in the heap if that is at or before `frontier_ms`,
-  else in the bucket that spans it; every other mention is stale and is told by its instant (heap) or
-  by the bucket's end (ring). After an undo a member may be mentioned twice, which harms nothing: its
-  bit is cleared once;
+- every member is listed under its latest instant: in the heap if that is at or before
+  `frontier_ms`, else in the bucket that spans it; every other mention is stale and is told by its
+  instant (heap) or by the bucket's end (ring). After an undo a member may be mentioned twice,
+  which harms nothing: its bit is cleared once;
 - mentions number at most about twice the members: sweeping drops stale ones bucket by bucket.
 """
 

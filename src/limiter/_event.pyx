@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The journal's events, packed.
 
-An event is a four-byte header (type, body length) and a body of LEB128 varints and raw 16-byte digests.
-It stands alone: contacts and addresses are digests, names are ids that an earlier NAME event of the
-journal defines, and a commit names the positions of the previous commits of its account, contact and
-address, so that their histories are a walk back. A position is a group's number and the event's offset
-in it; 0 is none.
+An event is a four-byte header (type, body length) and a body of LEB128 varints and raw 16-byte
+digests. It stands alone: contacts and addresses are digests, names are ids that an earlier NAME
+event of the journal defines, and a commit names the positions of the previous commits of its
+account, contact and address, so that their histories are a walk back. A position is a group's
+number and the event's offset in it; 0 is none.
 
     COMMIT, DENIAL:  account time flags present contact [address] names… [message_count]
                      previous_account previous_contact [previous_address] [request payload]
@@ -21,7 +21,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from limiter._siphash cimport Digest
-from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT, NO_TIME, Slice
+from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT, NO_TIME
 
 cdef enum:
     FLAG_MANY = 1              # message_count is not 1
@@ -160,10 +160,12 @@ cdef struct Cursor:
 cdef uint64_t get_varint(Cursor* cursor) noexcept nogil:
     cdef uint64_t value = 0
     cdef int shift = 0
+    cdef uint8_t last
     while cursor.data < cursor.end and shift < 64:
-        value |= (<uint64_t>(cursor.data[0] & 0x7F)) << shift
+        last = cursor.data[0]
+        value |= (<uint64_t>(last & 0x7F)) << shift
         cursor.data += 1
-        if cursor.data[-1] < 0x80:
+        if last < 0x80:
             return value
         shift += 7
     cursor.broken = True

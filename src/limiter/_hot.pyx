@@ -1,23 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The hot calls, from request bytes to response bytes.
 
-Each call decodes into the decoder's structs, asks the core, and encodes what it decided; the events of
-what was counted are then in the core's buffer, waiting for their group. A request is validated whole
-before anything of it is counted, so a call that raises has changed nothing.
+Each call decodes into the decoder's structs, asks the core, and encodes what it decided; the
+events of what was counted are then in the core's buffer, waiting for their group. A request is
+validated whole before anything of it is counted, so a call that raises has changed nothing.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account
 from limiter._core cimport Committed, Core, RequestKey
-from limiter._index cimport NO_INDEX, DenseIndex, index_find, index_free, index_insert
-from limiter._kinds cimport BoundPlan, InlineRules, Kind, Rule, bind_inline
-from limiter._messages cimport NEVER_MS
+from limiter._index cimport NO_INDEX, index_find, index_free, index_insert
+from limiter._kinds cimport BoundPlan, InlineRules, Rule, bind_inline
 from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
 from limiter._siphash cimport Digest, same_digest, siphash128
 from limiter._subject cimport Subject

@@ -1,13 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Judging one attempt against every limit that applies to it, at one instant.
 
-In flow an account's counters, the rules of its plan and the attempt; out flows one Decision with every
-limit's status. Nothing is counted here (counters only let go what has left their windows), so a Check
-and the Commit that follows it at the same instant come from the same lines.
+In flow an account's counters, the rules of its plan and the attempt; out flows one Decision with
+every limit's status. Nothing is counted here (counters only let go what has left their windows),
+so a Check and the Commit that follows it at the same instant come from the same lines.
 
-An attempt is held against each limit as if the limit's counter counted it. It fits a MESSAGES cap iff
-used + message_count <= max, a distinct one iff it is inside already or used + 1 <= max; a maximum of
-zero denies everything.
+An attempt is held against each limit as if the limit's counter counted it. It fits a MESSAGES cap
+iff used + message_count <= max, a distinct one iff it is inside already or used + 1 <= max; a
+maximum of zero denies everything.
 """
 
 from libc.stdlib cimport free, realloc
@@ -18,7 +18,7 @@ from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument
 from limiter._accounts cimport Account, Accounts
 from limiter._calendar cimport window_exit_ms, window_first_ms
-from limiter._counters cimport KindState, expire, find_counter
+from limiter._counters cimport expire, find_counter
 from limiter._distinct cimport distinct_latest_ms, distinct_oldest_ms, distinct_passing_ms
 from limiter._index cimport NO_INDEX
 from limiter._kinds cimport (
@@ -75,7 +75,9 @@ cdef object missing_field(const RuleRow* rule, int dimension, int recipient):
     # in a batch, -1 when it stands alone.
     cdef str limit_id = rule.limit_id.data[: rule.limit_id.size].decode()
     cdef str policy = rule.policy.data[: rule.policy.size].decode()
-    place = "attempt" if recipient < 0 or dimension > DIMENSION_ADDRESS else f"recipients[{recipient}]"
+    place = "attempt"
+    if recipient >= 0 and dimension <= DIMENSION_ADDRESS:
+        place = f"recipients[{recipient}]"
     field = f"{place}.{_FIELD_NAMES[dimension]}"
     where = f"limit {limit_id!r} of {policy}" if policy else f"inline limit {limit_id!r}"
     description = f"required by {where}; set it, or the limit cannot be checked"

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled policies: kinds of counters, rules that read them, plans, bindings.
 
-The policy layer makes these objects on the cold path; the core reads their C rows on the hot one. They
-never change once made, so a decision may read them without a lock.
+The policy layer makes these objects on the cold path; the core reads their C rows on the hot one.
+They never change once made, so a decision may read them without a lock.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -124,7 +124,9 @@ cdef class Kind:
     """One kind of counter: what it measures, by what it is keyed, over which window, and which
     messages it counts. `definition` are its canonical bytes, and its identity."""
 
-    def __cinit__(self, bytes definition not None, int measure, per, Window window not None, counts):
+    def __cinit__(
+        self, bytes definition not None, int measure, per, Window window not None, counts
+    ):
         if not MEASURE_MESSAGES <= measure <= MEASURE_ADDRESSES:
             raise ValueError("unknown measure")
         self.definition = definition
@@ -156,7 +158,13 @@ cdef class Rule:
     """One limit, compiled: it reads the counter of `kind` and holds it against `max_count`."""
 
     def __cinit__(
-        self, str policy, str limit_id, Kind kind not None, int64_t max_count, int enforcement, applies_to
+        self,
+        str policy,
+        str limit_id,
+        Kind kind not None,
+        int64_t max_count,
+        int enforcement,
+        applies_to,
     ):
         if max_count < 0:
             raise ValueError("max_count is negative")

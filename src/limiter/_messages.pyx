@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Message counters: how many messages lie in a window, and when room returns.
 
-Whether a cap of N is full, and until when, hangs on the N newest entries. So a counter keeps its newest
-EXACT_INSTANTS instants as they are and sums older ones in buckets of a fraction of the window: such a
-sum leaves as a whole at its newest instant's exit, late by at most one bucket and never early.
+Whether a cap of N is full, and until when, hangs on the N newest entries. So a counter keeps its
+newest EXACT_INSTANTS instants as they are and sums older ones in buckets of a fraction of the
+window: such a sum leaves as a whole at its newest instant's exit, late by at most one bucket and
+never early.
 
 A calendar counter sums by unit, since all sends of one unit leave together.
 """

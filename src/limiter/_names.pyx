@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Interned names: accounts, channels, campaigns, agents and the like get small ids.
 
-Ids are given in order from 1; 0 is no name. The journal defines each name before its first use there,
-so that an event can carry the id and still stand alone.
+Ids are given in order from 1; 0 is no name. The journal defines each name before its first use
+there, so that an event can carry the id and still stand alone.
 """
 
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -33,7 +33,11 @@ cdef uint32_t names_find(const NameTable* table, Slice text, uint64_t hash) noex
     slot = <uint32_t>hash & (table.slot_count - 1)
     while table.slots[slot]:
         row = &table.rows[table.slots[slot] - 1]
-        if row.hash == hash and row.size == text.size and memcmp(row.text, text.data, text.size) == 0:
+        if (
+            row.hash == hash
+            and row.size == text.size
+            and memcmp(row.text, text.data, text.size) == 0
+        ):
             return table.slots[slot]
         slot = (slot + 1) & (table.slot_count - 1)
     return 0

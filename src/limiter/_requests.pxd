@@ -20,6 +20,8 @@ cdef struct RequestTable:
     uint32_t slot_count        # power of two
 
 cdef void requests_free(RequestTable* table) noexcept nogil
-cdef const RequestRow* requests_find(const RequestTable* table, const Digest* request) noexcept nogil
+cdef const RequestRow* requests_find(
+    const RequestTable* table, const Digest* request
+) noexcept nogil
 cdef int requests_remember(RequestTable* table, const RequestRow* row) except -1 nogil
 cdef void requests_expire(RequestTable* table, int64_t before_ms, uint32_t most) noexcept nogil

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Request ids: a repeat within the retention counts nothing and gets the same answer.
 
-Rows lie in a ring in the order of their decisions, which is the order in which they are forgotten; an
-open-addressing table finds them by digest. Forgetting one shifts its table's neighbours back, so that
-there are no tombstones and a look-up stays short however long the service runs.
+Rows lie in a ring in the order of their decisions, which is the order in which they are forgotten;
+an open-addressing table finds them by digest. Forgetting one shifts its table's neighbours back,
+so that there are no tombstones and a look-up stays short however long the service runs.
 """
 
 from libc.stdlib cimport calloc, free, malloc
@@ -31,7 +31,9 @@ cdef inline uint32_t slot_of(const RequestTable* table, const Digest* request) n
     return slot
 
 
-cdef const RequestRow* requests_find(const RequestTable* table, const Digest* request) noexcept nogil:
+cdef const RequestRow* requests_find(
+    const RequestTable* table, const Digest* request
+) noexcept nogil:
     # What is remembered under a request's digest, NULL when nothing is.
     cdef uint32_t slot
     if table.size == 0:
