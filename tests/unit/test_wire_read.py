@@ -96,7 +96,7 @@ def assert_read_alike(kind: str, data: bytes) -> None:
 # Whole messages, as a client may build them. Drawn from a seeded generator, several for each
 # example of hypothesis, because drawing every field from hypothesis takes a hundred times longer.
 
-CASES_PER_EXAMPLE = 8
+CASES_PER_EXAMPLE = 4
 LETTERS = "abcdefghij0123456789.~@ \x00äß€\ud7ff\U0001f600\U0010ffff"
 kinds = st.sampled_from(sorted(REQUESTS))
 generators = st.randoms(use_true_random=True)

@@ -17,7 +17,7 @@ NO_TIME = -1
 BASIC, FULL = 1, 2
 INSTANT_MAX = 253_402_300_799_999  # the last millisecond that a Timestamp can hold
 
-CASES_PER_EXAMPLE = 8
+CASES_PER_EXAMPLE = 4
 generators = st.randoms(use_true_random=True)
 
 

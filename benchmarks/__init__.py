@@ -1,0 +1,1 @@
+"""Benchmarks of limiter: asv suites; `python -m benchmarks.report` prints one table of them."""
