@@ -22,9 +22,9 @@ fail() {
     exit 1
 }
 
+lock_file=requirements/$profile.txt
 case $profile in
-    run) lock_files=(requirements/run.txt) ;;
-    dev) lock_files=(requirements/dev.txt) ;;
+    run | dev) ;;
     *) fail "unknown profile '$profile'; use run or dev" ;;
 esac
 
@@ -79,12 +79,16 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 # One line for what an install depends on; it is written where the install has succeeded.
-fingerprint=$(cat requirements/uv.txt requirements/demo.txt "${lock_files[@]}" pyproject.toml \
-    scripts/setup.sh | sha256sum)
-stamp=$venv/.installed-$profile
-if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
-    count=$(grep -c '==' "${lock_files[0]}")
-    say "installing uv, then the $count Python packages of ${lock_files[0]} and the demo's data" \
+fingerprint() {
+    cat requirements/uv.txt requirements/demo.txt "requirements/$1.txt" pyproject.toml \
+        scripts/setup.sh | sha256sum
+}
+installed() { [ "$(cat "$venv/.installed-$1" 2>/dev/null)" = "$(fingerprint "$1")" ]; }
+
+# What is installed for development holds what a run needs.
+if ! installed "$profile" && ! installed dev; then
+    count=$(grep -c '==' "$lock_file")
+    say "installing uv, then the $count Python packages of $lock_file and the demo's data" \
         "into $venv"
     uv_version=$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements/uv.txt)
     case $("$venv/bin/uv" --version 2>/dev/null || true) in
@@ -96,8 +100,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$fingerprint" ]; then
     esac
     export UV_LINK_MODE=copy
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --require-hashes \
-        --requirement "${lock_files[0]}" --requirement requirements/demo.txt
+        --requirement "$lock_file" --requirement requirements/demo.txt
     LIMITER_BUILD_SKIP=1 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps \
         --no-build-isolation --editable .
-    echo "$fingerprint" >"$stamp"
+    fingerprint "$profile" >"$venv/.installed-$profile"
 fi
