@@ -15,6 +15,7 @@ from limiter.cli.durations import (
     MINUTE_MS,
     SECOND_MS,
     at_local,
+    in_table,
     in_words,
     parse_ms,
     retry_in_words,
@@ -88,6 +89,7 @@ def test_local_time_rounds_up_to_the_second_and_names_its_zone() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     assert at_local(1_741_007_112_000, berlin) == "Mon 3 Mar 2025 14:05:12 CET"
     assert at_local(1_741_007_112_001, berlin) == "Mon 3 Mar 2025 14:05:13 CET"
+    assert in_table(1_741_007_112_001, berlin) == "2025-03-03 14:05:13"
     assert at_local(0, UTC) == "Thu 1 Jan 1970 00:00:00 UTC"
 
 

@@ -71,6 +71,12 @@ def at_local(instant_ms: int, zone: tzinfo | None = None) -> str:
     return f"{local:%a} {local.day} {local:%b %Y %H:%M:%S} {local.tzname()}"
 
 
+def in_table(instant_ms: int, zone: tzinfo | None = None) -> str:
+    """The same for a table, where there is less room: "2025-03-03 14:05:12"."""
+    seconds = -(-instant_ms // SECOND_MS)
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone(zone):%Y-%m-%d %H:%M:%S}"
+
+
 def retry_in_words(retry_ms: int, decide_ms: int, zone: tzinfo | None = None) -> str:
     """When to try again: "try again in 3 h 12 min, at Mon 3 Mar 2025 14:05:12 CET"."""
     return f"try again in {in_words(retry_ms - decide_ms)}, at {at_local(retry_ms, zone)}"

@@ -20,7 +20,7 @@ from limiter.cli.describe import (
     reason_in_words,
     scope_in_words,
 )
-from limiter.cli.durations import at_local, in_words, retry_in_words
+from limiter.cli.durations import in_table, in_words, retry_in_words
 from limiter.v1 import decision_pb2, decision_service_pb2, policy_pb2
 
 _LABEL_WIDTH = 10
@@ -54,19 +54,24 @@ def decision(answer: decision_pb2.Decision, extra: Sequence[Text] = ()) -> Rende
 def statuses(
     found: Sequence[decision_pb2.LimitStatus], now: timestamp_pb2.Timestamp | None = None
 ) -> RenderableType:
-    """Where limits stand, one row each. `now`, where known, adds how long until a count falls."""
+    """Where limits stand, one row each.
+
+    When a count falls is told as the time until then where `now` is known, else as a local time.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("limit", "policy"):
         table.add_column(name, overflow="fold")
     for name in ("used", "max", "left"):
         table.add_column(name, justify="right")
     table.add_column("state")
-    table.add_column("count falls", overflow="fold")
+    table.add_column("count falls")
     is_partial = any(each.HasField("counted_since_time") for each in found)
     if is_partial:
-        table.add_column("counted since", overflow="fold")
+        table.add_column("counted since")
     for each in found:
-        since = _local(each.counted_since_time) if each.HasField("counted_since_time") else ""
+        since = (
+            in_table(_ms(each.counted_since_time)) if each.HasField("counted_since_time") else ""
+        )
         table.add_row(
             Text(each.limit_id),
             Text(each.policy or "(inline)"),
@@ -156,30 +161,31 @@ def _state(status: decision_pb2.LimitStatus) -> Text:
         return Text(f"goal, {percent} % reached", "cyan")
     if status.exceeded:
         return Text("does not fit", "red")
-    words = enforcement_in_words(status.enforcement)
-    return Text(f"fits, {words}", "green") if status.remaining_count else Text("full", "yellow")
+    if status.enforcement != policy_pb2.ENFORCEMENT_ENFORCED:
+        return Text(enforcement_in_words(status.enforcement), "cyan")
+    return Text("fits", "green") if status.remaining_count else Text("full", "yellow")
 
 
 def _reset_in_words(status: decision_pb2.LimitStatus, now: timestamp_pb2.Timestamp | None) -> str:
     if not status.HasField("reset_time"):
         return ""
-    words = _local(status.reset_time)
     if now is not None:
-        words = f"in {in_words(_ms(status.reset_time) - _ms(now))}, {words}"
-    return words
+        return f"in {in_words(_ms(status.reset_time) - _ms(now))}"
+    return in_table(_ms(status.reset_time))
 
 
 def _headline(word: str, style: str, answer: decision_pb2.Decision) -> Text:
-    return Text.assemble((word.ljust(_LABEL_WIDTH), style), reason_in_words(answer.reason))
+    return _unwrapped((word.ljust(_LABEL_WIDTH), style), (reason_in_words(answer.reason), ""))
 
 
 def _line(label: str, words: str, style: str = "") -> Text:
-    return Text.assemble((label.ljust(_LABEL_WIDTH), "bold"), (words, style))
+    return _unwrapped((label.ljust(_LABEL_WIDTH), "bold"), (words, style))
+
+
+def _unwrapped(*parts: tuple[str, str]) -> Text:
+    """One line, however long: the terminal wraps it better than we could."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
 
 
 def _ms(time: timestamp_pb2.Timestamp) -> int:
     return time.ToMilliseconds()
-
-
-def _local(time: timestamp_pb2.Timestamp) -> str:
-    return at_local(_ms(time))
