@@ -21,12 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from google.protobuf.message import Message
-
 from limiter import bounds, errors, model, resolution
-from limiter._kinds import Binding
+from limiter._kinds import Binding, Kind
 from limiter.resolution import AccountView, CompiledPolicy, Place, Placed
-from limiter.retention import EVERYBODY, KeptKinds, Preview, UseChanges
+from limiter.retention import EVERYBODY, KeptKinds, Preview, Use, UseChanges
 from limiter.service import conversion
 
 _Resource = TypeVar("_Resource", model.Policy, model.Assignment)
@@ -222,8 +220,8 @@ class PolicyStore:
         self._policy_names = NameIndex(self._policies)
         self._assignment_names = NameIndex(self._assignments)
         self._compiled: dict[str, CompiledPolicy] = {}
-        # The assignments of each policy, by name.
-        self._users: dict[str, set[str]] = {}
+        # How many assignments each policy has, by account; EVERYBODY has those of no account.
+        self._users: dict[str, dict[str, int]] = {}
         # The assignments at each place of each account that has some, by name; the account of what
         # is assigned to everything is EVERYBODY.
         self._placed: dict[str, dict[Place, dict[str, model.Assignment]]] = {}
@@ -383,9 +381,18 @@ class PolicyStore:
             if policy not in self._policies and draft.policies.get(policy) is None:
                 raise not_found(policy, f"{draft.field_of(change.name)}.policy")
         for policy in sorted(deleted):
-            users = self._users.get(policy, set()) - changed
+            users = self._assignments_of(policy) - changed
             if users:
                 raise policy_assigned(policy, users)
+
+    def _assignments_of(self, policy: str) -> set[str]:
+        return {
+            assignment.name
+            for account in self._users.get(policy, ())
+            for place in self._placed[account].values()
+            for assignment in place.values()
+            if assignment.policy == policy
+        }
 
     def _check_scopes(self, draft: Draft, assignments: Iterable[Change[model.Assignment]]) -> None:
         changed = {change.name for change in assignments}
@@ -446,31 +453,41 @@ class PolicyStore:
         """By how much the use of each kind changes in each scope."""
         uses: UseChanges = {}
 
-        def count(assignment: str, policy: CompiledPolicy, step: int) -> None:
-            scope_uses = uses.setdefault(model.account_of(assignment), {})
-            for kind, longest_ms in policy.kinds.items():
-                delta, _ = scope_uses.get(kind, (0, 0))
-                scope_uses[kind] = (delta + step, longest_ms)
+        def count(kinds: Mapping[Kind, int], account: str, delta: int) -> None:
+            for kind, longest_ms in kinds.items():
+                use = uses.setdefault(kind.definition, Use(kind, longest_ms))
+                use.add(account, delta)
 
-        changed = set()
+        # Assignments that stay, of a policy that changes: by the policy, for they may be many.
+        moved: dict[str, dict[str, int]] = {}
         for change in assignments:
-            changed.add(change.name)
+            account = model.account_of(change.name)
             if change.old is not None:
-                count(change.name, self._compiled[change.old.policy], -1)
+                policy = change.old.policy
+                count(self._compiled[policy].kinds, account, -1)
+                left = moved.setdefault(policy, {})
+                left[account] = left.get(account, 0) + 1
             if change.new is not None:
                 policy = change.new.policy
-                count(change.name, compiled.get(policy) or self._compiled[policy], 1)
-        for name, policy_now in compiled.items():
-            for assignment in self._users.get(name, set()) - changed:
-                count(assignment, self._compiled[name], -1)
-                count(assignment, policy_now, 1)
+                count((compiled.get(policy) or self._compiled[policy]).kinds, account, 1)
+        for policy in compiled.keys() & self._users.keys():
+            before, after = self._compiled[policy].kinds, compiled[policy].kinds
+            gone = {kind: before[kind] for kind in before if kind not in after}
+            come = {kind: after[kind] for kind in after if kind not in before}
+            if not gone and not come:
+                continue
+            left = moved.get(policy, {})
+            for account, user_count in self._users[policy].items():
+                staying_count = user_count - left.get(account, 0)
+                count(gone, account, -staying_count)
+                count(come, account, staying_count)
         return uses
 
     def _install(self, prepared: Prepared) -> bool:
         """Makes the change so; whether any account's binding changes."""
         touched = {model.account_of(change.name) for change in prepared.assignments}
         for policy in prepared.compiled:
-            touched.update(model.account_of(name) for name in self._users.get(policy, ()))
+            touched.update(self._users.get(policy, ()))
         touched |= self._kinds.install(prepared.kinds)
         self._compiled.update(prepared.compiled)
         _update(self._policies, prepared.policies)
@@ -496,7 +513,8 @@ class PolicyStore:
         scope = assignment.scope
         places = self._placed.setdefault(scope.account, {})
         places.setdefault((scope.resource, scope.campaign), {})[assignment.name] = assignment
-        self._users.setdefault(assignment.policy, set()).add(assignment.name)
+        users = self._users.setdefault(assignment.policy, {})
+        users[scope.account] = users.get(scope.account, 0) + 1
 
     def _unplace(self, assignment: model.Assignment) -> None:
         scope = assignment.scope
@@ -508,7 +526,9 @@ class PolicyStore:
         if not places:
             del self._placed[scope.account]
         users = self._users[assignment.policy]
-        users.discard(assignment.name)
+        users[scope.account] -= 1
+        if not users[scope.account]:
+            del users[scope.account]
         if not users:
             del self._users[assignment.policy]
 
@@ -534,21 +554,17 @@ def _changes(
                 changes.append(Change(name, old, None))
         elif old is None or not new.same_content(old):
             create_ms = now_ms if old is None else old.create_ms
-            unmarked = replace(new, etag="", create_ms=create_ms, update_ms=now_ms)
-            marked = replace(unmarked, etag=_etag(unmarked, number))
-            changes.append(Change(name, old, marked))
+            etag = _etag(name, number, now_ms)
+            stored = replace(new, etag=etag, create_ms=create_ms, update_ms=now_ms)
+            changes.append(Change(name, old, stored))
     return tuple(changes)
 
 
-def _etag(resource: model.Policy | model.Assignment, number: int) -> str:
-    """What identifies this version: its content, its times and the revision that made it."""
-    message: Message
-    if isinstance(resource, model.Policy):
-        message = conversion.policy_to_message(resource)
-    else:
-        message = conversion.assignment_to_message(resource)
-    content = message.SerializeToString(deterministic=True)
-    return hashlib.blake2b(b"%d:%b" % (number, content), digest_size=12).hexdigest()
+def _etag(name: str, number: int, now_ms: int) -> str:
+    """What identifies this version: the revision that made it, and when, lest it be taken for one
+    of an earlier life of the data folder."""
+    version = f"{number} {now_ms} {name}"
+    return hashlib.blake2b(version.encode(), digest_size=12).hexdigest()
 
 
 def _restored(

@@ -16,11 +16,11 @@ A change is worked out first (`preview`, which may fail and changes nothing) and
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from limiter import bounds, errors
 from limiter._kinds import Kind
@@ -29,9 +29,8 @@ from limiter._kinds import Kind
 EVERYBODY: Final = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One kind as kept for one scope."""
+class Kept(NamedTuple):
+    """One kind as kept for one scope; a tuple, for one edit may make very many of them."""
 
     kind: Kind
     longest_ms: int  # no send stays inside the window for longer
@@ -39,27 +38,42 @@ class Kept:
     since_ms: int  # counted from this instant on
     idle_ms: int | None  # the instant from which nothing has used it; None while it is used
 
-    @property
-    def expire_ms(self) -> int | None:
-        """From when on it may be dropped; None while it is used."""
-        return None if self.idle_ms is None else self.idle_ms + self.longest_ms
+    def expired(self, now_ms: int) -> bool:
+        """Whether it may be dropped."""
+        return self.idle_ms is not None and self.idle_ms + self.longest_ms <= now_ms
 
 
-# By how much the use of a kind changes, with the longest time that its window may last.
-UseChanges: TypeAlias = dict[str, dict[Kind, tuple[int, int]]]
+@dataclass(slots=True)
+class Use:
+    """By how much the use of one kind changes, by scope. `longest_ms` is the longest time for which
+    a send may be inside the kind's window."""
 
-# Where a kind is kept: the scope and the kind's definition.
-_Place: TypeAlias = tuple[str, bytes]
+    kind: Kind
+    longest_ms: int
+    delta_of: dict[str, int] = field(default_factory=dict)
+
+    def add(self, scope: str, delta: int) -> None:
+        """Adds to what is there already."""
+        self.delta_of[scope] = self.delta_of.get(scope, 0) + delta
+
+
+# By the definition of the kind.
+UseChanges: TypeAlias = dict[bytes, Use]
+
+# A kind that may be dropped: when, from which scope, which definition.
+_Due: TypeAlias = tuple[int, str, bytes]
 
 
 @dataclass(slots=True)
 class Preview:
-    """What one revision will change: `places` holds what is kept afterwards, None for what is
-    dropped."""
+    """What one revision will change: by scope and definition what is kept afterwards, None for what
+    is dropped."""
 
-    places: dict[_Place, Kept | None] = field(default_factory=dict)
+    scopes: dict[str, dict[bytes, Kept | None]] = field(default_factory=dict)
+    due: list[_Due] = field(default_factory=list)
     due_count: int = 0
-    parked: list[_Place] = field(default_factory=list)
+    parked: list[tuple[str, bytes]] = field(default_factory=list)
+    grown: set[str] = field(default_factory=set)
 
 
 class KeptKinds:
@@ -67,10 +81,10 @@ class KeptKinds:
 
     def __init__(self) -> None:
         self._scopes: dict[str, dict[bytes, Kept]] = {}
-        # What may be dropped and when, in that order; entries of kinds that are used again by then
+        # What may be dropped, in the order of time; entries of kinds that are used again by then
         # are stale and passed over.
-        self._due: list[tuple[int, str, bytes]] = []
-        # Kinds of accounts that could be dropped but for everybody keeping them too, by definition.
+        self._due: list[_Due] = []
+        # The accounts that could drop a kind but for everybody keeping it too, by definition.
         self._parked: dict[bytes, set[str]] = {}
 
     def keeps(self, account: str) -> bool:
@@ -86,127 +100,123 @@ class KeptKinds:
         kept = everybody | own
         return [(kept[definition].kind, kept[definition].since_ms) for definition in sorted(kept)]
 
-    def preview(self, changes: UseChanges, now_ms: int) -> Preview:
-        """What follows from `changes` made at `now_ms`. Changes nothing."""
+    def preview(self, uses: UseChanges, now_ms: int) -> Preview:
+        """What follows from a change of use made at `now_ms`. Changes nothing."""
         preview = Preview()
-        for account, kinds in changes.items():
-            for kind, (delta, longest_ms) in kinds.items():
-                if delta:
-                    place = (account, kind.definition)
-                    preview.places[place] = self._used(account, kind, delta, longest_ms, now_ms)
+        for definition, use in uses.items():
+            self._preview_use(preview, definition, use, now_ms)
         preview.due_count = bisect_right(self._due, now_ms, key=itemgetter(0))
-        due = [(account, definition) for _, account, definition in self._due[: preview.due_count]]
+        due = [(scope, definition) for _, scope, definition in self._due[: preview.due_count]]
         # Everybody's first: whether an account's own is still needed hangs on them.
-        for place in due:
-            if place[0] == EVERYBODY and self._expired(preview, place, now_ms):
-                preview.places[place] = None
-        for place in [*due, *self._unparked(preview)]:
-            if place[0] != EVERYBODY and self._expired(preview, place, now_ms):
-                if self._after(preview, (EVERYBODY, place[1])) is None:
-                    preview.places[place] = None
-                else:
-                    preview.parked.append(place)
+        for scope, definition in due:
+            if scope == EVERYBODY and self._expired(preview, scope, definition, now_ms):
+                preview.scopes.setdefault(scope, {})[definition] = None
+        for scope, definition in [*due, *self._unparked(preview)]:
+            if scope == EVERYBODY or not self._expired(preview, scope, definition, now_ms):
+                continue
+            if self._after(preview, EVERYBODY, definition) is None:
+                preview.scopes.setdefault(scope, {})[definition] = None
+            else:
+                preview.parked.append((scope, definition))
         return preview
 
     def check(self, preview: Preview) -> None:
         """Raises `ResourceExhausted` if some account would keep too many kinds."""
-        added = {
-            place[0]
-            for place, kept in preview.places.items()
-            if kept is not None and self._before(place) is None
-        }
-        if not added:
+        if not preview.grown:
             return
-        changed_of: dict[str, dict[bytes, Kept | None]] = {}
-        for (account, definition), kept in preview.places.items():
-            changed_of.setdefault(account, {})[definition] = kept
-        everybody = self._kept_after(EVERYBODY, changed_of)
-        self._check_room(EVERYBODY, everybody.values())
-        accounts: Iterable[str] = added
-        if EVERYBODY in added:
-            accounts = self._scopes.keys() | changed_of.keys()
-        for account in sorted(accounts):
-            own = self._kept_after(account, changed_of)
-            if len(everybody) + len(own) > bounds.KINDS_MAX:
-                self._check_room(account, (everybody | own).values())
+        everybody = self._all_after(preview, EVERYBODY)
+        _check_room(EVERYBODY, everybody)
+        accounts: Iterable[str] = preview.grown
+        if EVERYBODY in preview.grown:
+            accounts = self._scopes.keys() | preview.scopes.keys()
+        room = bounds.KINDS_MAX - len(everybody)
+        for account in accounts:
+            if account == EVERYBODY:
+                continue
+            # More than there will be, if anything: what is dropped is not taken off.
+            changed = preview.scopes.get(account, {})
+            if len(self._scopes.get(account, {})) + len(changed) > room:
+                _check_room(account, everybody | self._all_after(preview, account))
 
     def install(self, preview: Preview) -> set[str]:
         """Makes it so; returns the scopes in which kinds were added or dropped."""
-        changed: set[str] = set()
         del self._due[: preview.due_count]
+        self._due += preview.due
+        self._due.sort()
         for account, definition in preview.parked:
             self._parked.setdefault(definition, set()).add(account)
-        for (account, definition), kept in preview.places.items():
-            scope = self._scopes.setdefault(account, {})
-            if (kept is None) != (definition not in scope):
-                changed.add(account)
-            if kept is None:
-                scope.pop(definition, None)
-                if account == EVERYBODY:
+        touched = set(preview.grown)
+        for scope, changed in preview.scopes.items():
+            kept_here = self._scopes.setdefault(scope, {})
+            for definition, kept in changed.items():
+                if kept is not None:
+                    kept_here[definition] = kept
+                    continue
+                del kept_here[definition]
+                touched.add(scope)
+                if scope == EVERYBODY:
                     self._parked.pop(definition, None)
-            else:
-                scope[definition] = kept
-                if kept.expire_ms is not None:
-                    insort(self._due, (kept.expire_ms, account, definition))
-            if not scope:
-                del self._scopes[account]
-        return changed
+            if not kept_here:
+                del self._scopes[scope]
+        return touched
 
-    def _used(
-        self, account: str, kind: Kind, delta: int, longest_ms: int, now_ms: int
-    ) -> Kept | None:
-        kept = self._before((account, kind.definition))
-        if kept is None:
-            everybody = self._before((EVERYBODY, kind.definition))
-            since_ms = now_ms if everybody is None else everybody.since_ms
-            kept = Kept(kind, longest_ms, 0, since_ms, None)
-        use_count = kept.use_count + delta
-        if use_count < 0:
-            raise AssertionError("a kind of counter is used less often than never")
-        return replace(kept, use_count=use_count, idle_ms=None if use_count else now_ms)
+    def _preview_use(self, preview: Preview, definition: bytes, use: Use, now_ms: int) -> None:
+        everybody = self._scopes.get(EVERYBODY, {}).get(definition)
+        # Where everybody keeps the kind already, it has been counted in the account since then.
+        since_ms = now_ms if everybody is None else everybody.since_ms
+        fresh = Kept(use.kind, use.longest_ms, 0, since_ms, None)
+        expire_ms = now_ms + use.longest_ms
+        for scope, delta in use.delta_of.items():
+            if delta == 0:
+                continue
+            kept = self._scopes.get(scope, {}).get(definition)
+            if kept is None:
+                kept = fresh
+                preview.grown.add(scope)
+            kind, longest_ms, use_count, kept_since_ms, _ = kept
+            use_count += delta
+            if use_count < 0:
+                raise AssertionError("a kind of counter is used less often than never")
+            idle_ms = None if use_count else now_ms
+            if idle_ms is not None:
+                preview.due.append((expire_ms, scope, definition))
+            preview.scopes.setdefault(scope, {})[definition] = Kept(
+                kind, longest_ms, use_count, kept_since_ms, idle_ms
+            )
 
-    def _before(self, place: _Place) -> Kept | None:
-        account, definition = place
-        return self._scopes.get(account, {}).get(definition)
+    def _after(self, preview: Preview, scope: str, definition: bytes) -> Kept | None:
+        changed = preview.scopes.get(scope, {})
+        if definition in changed:
+            return changed[definition]
+        return self._scopes.get(scope, {}).get(definition)
 
-    def _after(self, preview: Preview, place: _Place) -> Kept | None:
-        return preview.places[place] if place in preview.places else self._before(place)
+    def _expired(self, preview: Preview, scope: str, definition: bytes, now_ms: int) -> bool:
+        kept = self._after(preview, scope, definition)
+        return kept is not None and kept.expired(now_ms)
 
-    def _expired(self, preview: Preview, place: _Place, now_ms: int) -> bool:
-        kept = self._after(preview, place)
-        return kept is not None and kept.expire_ms is not None and kept.expire_ms <= now_ms
+    def _unparked(self, preview: Preview) -> Iterator[tuple[str, bytes]]:
+        for definition, kept in preview.scopes.get(EVERYBODY, {}).items():
+            if kept is None:
+                for account in sorted(self._parked.get(definition, ())):
+                    yield account, definition
 
-    def _unparked(self, preview: Preview) -> Iterator[_Place]:
-        for (account, definition), kept in list(preview.places.items()):
-            if account == EVERYBODY and kept is None:
-                for parked in sorted(self._parked.get(definition, ())):
-                    yield (parked, definition)
+    def _all_after(self, preview: Preview, scope: str) -> dict[bytes, Kept]:
+        after: Mapping[bytes, Kept | None] = {
+            **self._scopes.get(scope, {}),
+            **preview.scopes.get(scope, {}),
+        }
+        return {definition: kept for definition, kept in after.items() if kept is not None}
 
-    def _kept_after(
-        self, account: str, changed_of: Mapping[str, Mapping[bytes, Kept | None]]
-    ) -> dict[bytes, Kept]:
-        kept = self._scopes.get(account, {})
-        if account not in changed_of:
-            return kept
-        kept = dict(kept)
-        for definition, changed in changed_of[account].items():
-            if changed is None:
-                kept.pop(definition, None)
-            else:
-                kept[definition] = changed
-        return kept
 
-    def _check_room(self, account: str, kept: Iterable[Kept]) -> None:
-        all_kept = list(kept)
-        if len(all_kept) <= bounds.KINDS_MAX:
-            return
-        idle_count = sum(each.idle_ms is not None for each in all_kept)
-        whose = f"account {account!r}" if account else "every account"
-        raise errors.ResourceExhausted(
-            "TOO_MANY_KINDS",
-            f"{whose} would keep {len(all_kept)} kinds of counter, and at most {bounds.KINDS_MAX}"
-            f" are kept; {idle_count} of them are no longer used and kept until their window has"
-            " passed. Limits of equal measure, per, window and counts share one: use fewer"
-            " different ones",
-            metadata={"account": account, "kind_count": str(len(all_kept))},
-        )
+def _check_room(account: str, kept: Mapping[bytes, Kept]) -> None:
+    if len(kept) <= bounds.KINDS_MAX:
+        return
+    idle_count = sum(each.idle_ms is not None for each in kept.values())
+    whose = f"account {account!r}" if account else "every account"
+    raise errors.ResourceExhausted(
+        "TOO_MANY_KINDS",
+        f"{whose} would keep {len(kept)} kinds of counter, and at most {bounds.KINDS_MAX} are kept;"
+        f" {idle_count} of them are no longer used and kept until their window has passed. Limits"
+        " of equal measure, per, window and counts share one: use fewer different ones",
+        metadata={"account": account, "kind_count": str(len(kept))},
+    )
