@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -391,35 +390,3 @@ async def test_policies_survive_restarts_and_are_one_revision(tmp_path: Path) ->
             policy_service_pb2.ListPoliciesRequest(parent="accounts/-")
         )
         assert (await commit(inside, "a", "c1")).decision.outcome == DENIED
-
-
-@pytest.mark.parametrize("how", ["commits", "batches", "streams"])
-async def test_exactly_the_limit_passes_whatever_the_interleaving(tmp_path: Path, how: str) -> None:
-    """Many clients, each with a connection of its own, on one account with room for 100."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    async with serving(tmp_path / "data") as inside:
-        await assign(inside, "a", cap(100))
-
-        async def client(name: int) -> int:
-            address = inside.server.address
-            async with grpc.aio.insecure_channel(address, options=options) as channel:
-                own = Inside(inside.server, channel)
-                contacts = [f"{name}-{number}" for number in range(15)]
-                if how == "commits":
-                    replies = await asyncio.gather(*(commit(own, "a", each) for each in contacts))
-                    return sum(each.decision.outcome == ALLOWED for each in replies)
-                if how == "batches":
-                    parts = [contacts[:5], contacts[5:6], contacts[6:]]
-                    calls = [own.decisions.CommitBatch(batch_request("a", part)) for part in parts]
-                    return sum([(await call).accepted_count for call in calls])
-                stream = own.decisions.CommitStream()
-                for each in contacts:
-                    await stream.write(commit_request("a", each))
-                await stream.done_writing()
-                return sum([reply.decision.outcome == ALLOWED async for reply in stream])
-
-        passed = await asyncio.gather(*(client(name) for name in range(20)))
-        assert sum(passed) == 100
-        assert (await usage(inside, "a"))[0].used_count == 100
-    async with serving(tmp_path / "data") as inside:
-        assert (await usage(inside, "a"))[0].used_count == 100

@@ -17,8 +17,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from limiter import bounds, errors
-from limiter.server import Config
+from limiter import bounds, errors, recovery
+from limiter.server import Config, Server
 from limiter.v1 import decision_service_pb2, test_clock_service_pb2
 from tests.integration.inside import Inside, refused, serving
 from tests.integration.process import START_MS, ServerProcess
@@ -125,6 +125,46 @@ class TestProcess:
             server.kill()
         with ServerProcess(data_dir) as server:
             assert used(server, "a") == before
+
+
+class TestInterruptedStart:
+    async def test_a_long_recovery_can_be_ended(self, data_dir: Path) -> None:
+        async with serving(data_dir) as inside:
+            await inside.decisions.Commit(commit_request("a", "c"))
+        server = Server(Config(data_dir=data_dir, listen="127.0.0.1:0", clock="driven"))
+        server.interrupt()
+        with pytest.raises(errors.Unavailable) as caught:
+            await server.start()
+        assert caught.value.reason == "DRAINING"
+        async with serving(data_dir) as inside:
+            assert await decides(inside)
+
+    async def test_a_start_that_is_cancelled_lets_go_of_everything(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replaying = threading.Event()
+        release = threading.Event()
+        recover = recovery.recover
+
+        def slow(*arguments: Any) -> recovery.Recovered:
+            replaying.set()
+            assert release.wait(10)
+            return recover(*arguments)
+
+        monkeypatch.setattr(recovery, "recover", slow)
+        server = Server(Config(data_dir=data_dir, listen="127.0.0.1:0", clock="driven"))
+        starting = asyncio.create_task(server.start())
+        await asyncio.to_thread(replaying.wait, 10)
+        starting.cancel()
+        await asyncio.sleep(0.05)
+        # The thread still reads the journal: until it has ended, nothing is closed.
+        assert not starting.done()
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        monkeypatch.undo()
+        async with serving(data_dir) as inside:
+            assert await decides(inside)
 
 
 class TestExclusion:
