@@ -65,7 +65,7 @@ crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under l
 
 .PHONY: bench
 bench: $(built_dev) ## the benchmarks, on this machine and this commit
-	cd benchmarks && ../$(bin)/asv run --python=same --show-stderr $(BENCH_ARGS)
+	cd benchmarks && $(abspath $(bin))/asv run --python=same --show-stderr $(BENCH_ARGS)
 
 ##@ Change
 
