@@ -37,6 +37,7 @@ from tests.model.windows import DAY_MS, Rolling
 
 ALLOWED, DENIED = decision_pb2.OUTCOME_ALLOWED, decision_pb2.OUTCOME_DENIED
 REQUEST_ID_RETENTION_MS = DAY_MS
+INLINE_KINDS_MAX = 16
 
 BatchRequest = decision_service_pb2.CheckBatchRequest | decision_service_pb2.CommitBatchRequest
 BatchResponse = decision_service_pb2.CheckBatchResponse | decision_service_pb2.CommitBatchResponse
@@ -45,12 +46,16 @@ InlineLimits = Sequence[policy_pb2.Limit]
 
 class Refused(Exception):
     """The request has no answer. `reason` is that of the ErrorInfo; the reply names one of
-    `fields`."""
+    `fields`, if there are any."""
 
     def __init__(self, reason: str, fields: set[str]) -> None:
         super().__init__(reason, fields)
         self.reason = reason
         self.fields = fields
+
+    @property
+    def code(self) -> str:
+        return "RESOURCE_EXHAUSTED" if self.reason == "TOO_MANY_KINDS" else "INVALID_ARGUMENT"
 
 
 # --------------------------------------------------------------------------- one attempt
@@ -164,8 +169,26 @@ class Account:
     kinds: dict[Kind, Counting]
     messages: list[Message] = field(default_factory=list)
     remembered: dict[tuple[str, ...], Remembered] = field(default_factory=dict)
+    inline_used_ms: dict[Kind, int] = field(default_factory=dict)
     # What `entries` has sorted out so far: only to save time.
     sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
+
+    def keep_inline(self, kind: Kind, position: int, now_ms: int) -> None:
+        """An inline limit is used whose kind is to be kept from now on. There is room for so many,
+        and one that was not used for its window makes room for another."""
+        if kind not in self.kinds:
+            inline = [each for each, counting in self.kinds.items() if counting.inline]
+            if len(inline) >= INLINE_KINDS_MAX:
+                idle = [
+                    each
+                    for each in inline
+                    if not each.window.inside(self.inline_used_ms[each], now_ms)
+                ]
+                if not idle:
+                    raise Refused("TOO_MANY_KINDS", set())
+                del self.kinds[idle[0]]
+            self.kinds[kind] = Counting(position, now_ms, inline=True)
+        self.inline_used_ms[kind] = now_ms
 
     def entries(
         self, kind: Kind, counting: Counting, fields: Fields, later: Sequence[Message], now_ms: int
@@ -394,8 +417,7 @@ class Oracle:
         """Counts an allowed attempt, and says the how manieth of its account it is."""
         account = self.accounts.setdefault(attempt.account, self.account(attempt.account))
         for limit in inline_limits:
-            kind = limit_of(limit).kind
-            account.kinds.setdefault(kind, Counting(self.position, now_ms, inline=True))
+            account.keep_inline(limit_of(limit).kind, self.position, now_ms)
         account.messages.append(
             Message(self.position, now_ms, attempt.fields, attempt.message_count)
         )
