@@ -116,7 +116,12 @@ def check_batch_leaves_no_trace(decider: Decider, chance: random.Random, now_ms:
                 decision_service_pb2.Recipient(contact=f"c{chance.randrange(4_000)}")
                 for _ in range(chance.choice([1, 10, 300]))
             ],
-            atomicity=chance.choice([1, 2]),
+            atomicity=chance.choice(
+                [
+                    decision_service_pb2.ATOMICITY_PARTIAL,
+                    decision_service_pb2.ATOMICITY_ALL_OR_NOTHING,
+                ]
+            ),
         )
         decider.check_batch(request.SerializeToString(), now_ms)
     assert usage(decider, now_ms) == before
