@@ -169,10 +169,10 @@ def miss_ns(step_count: int = 100_000) -> float:
             chain[at] = following
             at = following
         at = 0
-        begun_ns = time.perf_counter_ns()
+        begun_ns = time.thread_time_ns()
         for _ in range(step_count):
             at = chain[at]
-        return (time.perf_counter_ns() - begun_ns) / step_count
+        return (time.thread_time_ns() - begun_ns) / step_count
 
     return max(0.1, walk(1 << 25) - walk(1 << 10))
 
@@ -193,10 +193,10 @@ def wire_ns(request: bytes, rounds: int = 200_000) -> float:
         "sequence": 150,
         "replayed": False,
     }
-    begun_ns = time.perf_counter_ns()
+    begun_ns = time.thread_time_ns()
     decode_repeatedly("CommitRequest", request, rounds)
     encode_repeatedly(reply, rounds)
-    return (time.perf_counter_ns() - begun_ns) / rounds
+    return (time.thread_time_ns() - begun_ns) / rounds
 
 
 def call_ns(requests: list[bytes]) -> float:
