@@ -5,9 +5,7 @@ from typing import final
 class Zone:
     @property
     def name(self) -> str: ...
-    def __new__(
-        cls, name: str, transition_ms: Sequence[int], offset_ms: Sequence[int]
-    ) -> Zone: ...
+    def __new__(cls, name: str, transition_ms: Sequence[int], offset_ms: Sequence[int]) -> Zone: ...
 
 @final
 class Window:

@@ -1,7 +1,7 @@
 """The faults of the service, independent of any transport.
 
-A *denial* is never an error: it is a normal decision. What is raised here is a request that cannot be
-decided at all (malformed, unknown, refused for lack of room) or a service that cannot answer now.
+A *denial* is never an error: it is a normal decision. What is raised here is a request that cannot
+be decided at all (malformed, unknown, refused for lack of room), or a service that cannot answer.
 `limiter.service.status` turns each of them into one `google.rpc.Status`; nothing else does.
 """
 
@@ -51,8 +51,10 @@ class InvalidArgument(LimiterError):
     code = "INVALID_ARGUMENT"
 
     @classmethod
-    def for_field(cls, field: str, description: str, reason: str = "INVALID_FIELD") -> InvalidArgument:
-        """An error about the one field at path `field`; `description` names the rule and the way out."""
+    def for_field(
+        cls, field: str, description: str, reason: str = "INVALID_FIELD"
+    ) -> InvalidArgument:
+        """An error about the field at path `field`; `description`: the rule and the way out."""
         return cls(
             reason, f"{field}: {description}", violations=(FieldViolation(field, description),)
         )

@@ -7,6 +7,7 @@ for any text in a line, a line "..." for any lines.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -120,7 +121,7 @@ def test_every_example_is_applied_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_replay_agrees_with_its_second_count(tmp_path: Path) -> None:
+def test_the_replay_gives_its_known_result(tmp_path: Path) -> None:
     summary = tmp_path / "summary.json"
     script = ROOT / "examples" / "collegemsg" / "replay.py"
     found = subprocess.run(
@@ -129,13 +130,23 @@ def test_the_replay_agrees_with_its_second_count(tmp_path: Path) -> None:
         check=False,
     )
     assert found.returncode == 0, found.stderr.decode()
-    # The first 600 messages, counted by hand-written rules of the same meaning.
     assert json.loads(summary.read_text()) == {
         "messages": 600,
         "allowed": 514,
         "denied": 86,
         "exceeded": {"people-a-day": 0, "messages-a-person": 86, "people-hard-limit": 0},
         "binding": {"people-a-day": 0, "messages-a-person": 86, "people-hard-limit": 0},
-        "sha256": json.loads(summary.read_text())["sha256"],
+        "sha256": "dd8da2fa4e0287aa8897ab1b6841e69f0c0ee462e7ae668c631118e850ab1183",
     }
     assert "Every answer agrees with a second count" in found.stdout.decode()
+
+
+def test_a_replay_that_is_wrong_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second count with another limit disagrees, and the exit code tells."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "collegemsg")
+    replay = importlib.import_module("replay")
+    monkeypatch.setattr(replay, "MESSAGES_A_PERSON", 2)
+    monkeypatch.setattr(sys, "argv", ["replay.py", "--messages", "100"])
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert replay.main() == 1
+    assert "exceeds {'messages-a-person'}, but the server says" in said.getvalue()

@@ -159,7 +159,9 @@ class TestDrivenClock:
 
     def test_it_does_not_go_back(self) -> None:
         clock = DrivenClock(5_000)
-        with pytest.raises(errors.FailedPrecondition, match=r"00:00:05\.000Z and moves only forward"):
+        with pytest.raises(
+            errors.FailedPrecondition, match=r"00:00:05\.000Z and moves only forward"
+        ):
             clock.set_ms(4_999)
         assert clock.now_ms() == 5_000
 
