@@ -48,6 +48,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from limiter.cli import terminal
 from limiter.cli.describe import limit_in_words
 from limiter.cli.durations import DAY_MS
 from limiter.cli.errors import CommandError, explain
@@ -208,7 +209,7 @@ def running_server(start_ms: int) -> Iterator[str]:
                 process.kill()
                 process.wait()
                 log.seek(0)
-                sys.stderr.buffer.write(log.read())
+                sys.stderr.write(log.read().decode("utf-8", "replace"))
                 raise
             process.send_signal(signal.SIGTERM)
             try:
@@ -218,7 +219,7 @@ def running_server(start_ms: int) -> Iterator[str]:
                 raise ReplayError("the server did not stop when told to") from None
             if status != 0:
                 log.seek(0)
-                sys.stderr.buffer.write(log.read())
+                sys.stderr.write(log.read().decode("utf-8", "replace"))
                 raise ReplayError(f"the server ended with exit code {status}")
 
 
@@ -463,7 +464,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, help="only so many messages from the start")
     parser.add_argument("--summary", type=Path, help="a file for the totals, in JSON")
     arguments = parser.parse_args()
-    console = Console(highlight=False)
+    console = terminal.output()
     try:
         tally = run(arguments.messages, console)
     except CommandError as error:
