@@ -53,11 +53,15 @@ cdef int take_states(KindState* fresh, Account* account, Binding binding) except
     cdef int j
     cdef int old_count = account.bound_count + account.inline_count
     cdef int kept = 0
+    cdef Binding old = <Binding>account.binding if account.binding != NULL else None
     for i in range(binding.kind_count):
         fresh[i].kind = binding.kind_rules[i]
         fresh[i].since_ms = binding.since_ms[i]
         for j in range(old_count):
             if account.states[j].kind == binding.kind_rules[i]:
+                if j < account.bound_count and old.since_ms[j] != binding.since_ms[i]:
+                    # Dropped and taken up again in between: it starts anew, touched or not.
+                    break
                 fresh[i] = account.states[j]
                 account.states[j].kind = NULL
                 if j >= account.bound_count:
