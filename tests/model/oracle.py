@@ -191,20 +191,19 @@ class Account:
         self.inline_used_ms[kind] = now_ms
 
     def entries(
-        self, kind: Kind, counting: Counting, fields: Fields, later: Sequence[Message], now_ms: int
+        self, kind: Kind, counting: Counting, fields: Fields, later: Later, now_ms: int
     ) -> list[Entry]:
-        """What is left at now_ms in the counter selected by `fields`, oldest first. `later` are
-        messages that are counted for the sake of argument."""
-        sorted_out = self.sorted_out.setdefault((kind, counting), SortedOut())
-        sorted_out.catch_up(kind, counting, self.messages)
+        """What is left at now_ms in the counter selected by `fields`, oldest first."""
         key = kind.key(fields)
         assert key is not None
-        counted = list(sorted_out.by_key.get(key, ()))
-        counted += [
-            entry_of(kind, message)
-            for message in later
-            if counts_under(kind, counting, message) == key
-        ]
+        counted: list[Entry] = []
+        pasts = [(self.sorted_out, self.messages)]
+        if later.messages:
+            pasts.append((later.sorted_out, later.messages))
+        for past, messages in pasts:
+            sorted_out = past.setdefault((kind, counting), SortedOut())
+            sorted_out.catch_up(kind, counting, messages)
+            counted += sorted_out.by_key.get(key, ())
         if kind.measure == MESSAGES and isinstance(kind.window, Rolling):
             # One less than are kept exactly, for the attempt itself may become the newest.
             bucket_ms = -(-kind.window.duration_ms // EXACT_ENTRIES)
@@ -228,6 +227,18 @@ class SortedOut:
             if key is not None:
                 self.by_key.setdefault(key, []).append(entry_of(kind, message))
         self.message_count = len(messages)
+
+
+@dataclass(slots=True)
+class Later:
+    """Messages that are counted for the sake of argument, after all that really were."""
+
+    messages: list[Message] = field(default_factory=list)
+    sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
+
+
+# No such messages. It stays empty.
+NOTHING = Later()
 
 
 def counts_under(kind: Kind, counting: Counting, message: Message) -> tuple[str, ...] | None:
@@ -308,7 +319,7 @@ class Oracle:
         attempt: Attempt,
         limits: Sequence[Limit],
         now_ms: int,
-        later: Sequence[Message] = (),
+        later: Later = NOTHING,
         refuse: bool = True,
     ) -> list[Standing]:
         """Where each limit that applies to the attempt stands, `later` being counted as well. An
@@ -342,7 +353,7 @@ class Oracle:
         attempt: Attempt,
         inline_limits: InlineLimits,
         now_ms: int,
-        later: Sequence[Message] = (),
+        later: Later = NOTHING,
     ) -> Verdict:
         """What is decided about an attempt at one instant, `later` being counted as well."""
         require_contacts([attempt])
@@ -367,7 +378,7 @@ class Oracle:
         attempt: Attempt,
         inline_limits: InlineLimits,
         now_ms: int,
-        later: Sequence[Message] = (),
+        later: Later = NOTHING,
     ) -> Verdict:
         """The answer that was given once, with the policies and the limits as they are now."""
         assigned, limits = self._limits(attempt, inline_limits)
@@ -388,7 +399,7 @@ class Oracle:
         attempt: Attempt,
         limits: Sequence[Limit],
         now_ms: int,
-        later: Sequence[Message] = (),
+        later: Later = NOTHING,
     ) -> list[Standing]:
         """Where every limit stands that would apply to such an attempt. A template need not have
         what is measured or tested, only what keys the counter."""
@@ -423,6 +434,10 @@ class Oracle:
         )
         self.position += 1
         return len(account.messages)
+
+    def count(self, request: decision_service_pb2.CommitRequest, now_ms: int) -> int:
+        """Counts what is known to be allowed, and says the how manieth of its account it is."""
+        return self._count(attempt_of(request.attempt), request.inline_limits, now_ms)
 
     # ---- request ids
 
@@ -549,7 +564,7 @@ class Oracle:
         """All recipients in order at one instant, each with the earlier allowed ones counted."""
         require_contacts([attempt_of(request.attempt, each) for each in request.recipients])
         rows: list[Row] = []
-        later: list[Message] = []
+        later = Later()
         seen: set[tuple[str, str]] = set()
         for index, recipient in enumerate(request.recipients):
             row = Row(recipient, attempt_of(request.attempt, recipient))
@@ -569,7 +584,7 @@ class Oracle:
             row.standings = verdict.standings
             row.decision = choose(verdict, index)
             if row.allowed:
-                later.append(self._tentative(row.attempt, now_ms, len(later)))
+                later.messages.append(self._tentative(row.attempt, now_ms, len(later.messages)))
         whole = request.atomicity == decision_service_pb2.ATOMICITY_ALL_OR_NOTHING
         if whole and any(row.decision is not None and not row.allowed for row in rows):
             self._reject(rows, replays, request.inline_limits, now_ms)
@@ -620,13 +635,13 @@ class Oracle:
         return None
 
     def _all_pass(self, rows: Sequence[Row], inline_limits: InlineLimits, at_ms: int) -> bool:
-        later: list[Message] = []
+        later = Later()
         for row in rows:
             _, limits = self._limits(row.attempt, inline_limits)
             standings = self.standings(row.attempt, limits, at_ms, later)
             if not all(s.fits(at_ms, late=False) for s in standings if s.denies_when_full):
                 return False
-            later.append(self._tentative(row.attempt, at_ms, len(later)))
+            later.messages.append(self._tentative(row.attempt, at_ms, len(later.messages)))
         return True
 
 

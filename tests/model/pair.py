@@ -7,7 +7,7 @@ from what was observed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 from google.protobuf import json_format
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.driver import Driver, Fault
-from tests.model.oracle import DENIED, Oracle, Refused, Verdict
+from tests.model.oracle import ALLOWED, DENIED, Oracle, Refused, Verdict
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -180,6 +180,17 @@ class Pair:
         self.driver.restart()
         assert self.all_usage() == before
 
+    def preload(self, requests: Iterable[tuple[int, service_pb2.CommitRequest]]) -> None:
+        """Commits, each at its instant, that no limit can possibly deny, without asking the oracle
+        about each: it would go through everything before every time."""
+        for at_ms, request in requests:
+            self.advance_to(at_ms)
+            response = self.driver.commit(request)
+            assert response.decision.outcome == ALLOWED
+            sequence = self.oracle.count(request, at_ms)
+            assert response.account_sequence == sequence
+            self.commit_ids[request.attempt.account, sequence] = response.commit_id
+
     # ---- requests
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse | None:
@@ -230,6 +241,7 @@ class Pair:
         def answer() -> service_pb2.CommitBatchResponse:
             expected = self.oracle.commit_batch(request, self.now_ms, follower)
             if asked:
+                assert len(asked.results) == len(expected.results), f"{asked}\n{expected}"
                 for result, observed in zip(expected.results, asked.results, strict=True):
                     self._expect_id(request.attempt.account, result, observed.commit_id)
                 if follower.had_leeway:
@@ -256,14 +268,15 @@ class Pair:
         return {key: self.get_usage(template) for key, template in self.templates.items()}
 
     def changes_ahead(self) -> list[int]:
-        """Some instants ahead at which a message leaves a window of a kind that is kept."""
+        """Some instants ahead at which a message leaves a window of a kind that is kept: the next
+        ones and the last ones."""
         changes: set[int] = set()
         for account in self.oracle.accounts.values():
             for kind in account.kinds:
-                changes.update(
-                    kind.window.exit_ms(message.at_ms) for message in account.messages[-20:]
-                )
-        return sorted(change for change in changes if change > self.now_ms)[:50]
+                exits = {kind.window.exit_ms(message.at_ms) for message in account.messages}
+                ahead = sorted(exit_ms for exit_ms in exits if exit_ms > self.now_ms)
+                changes.update(ahead[:10] + ahead[-5:])
+        return sorted(changes)
 
     # ---- how
 

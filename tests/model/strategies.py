@@ -11,7 +11,7 @@ choice is always the simplest.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,7 +77,7 @@ class Dice:
     _SIDES = 1 << 23
     _NUMBERS = st.integers(0, _SIDES - 1)
 
-    def __init__(self, draw: st.DrawFn) -> None:
+    def __init__(self, draw: Callable[[st.SearchStrategy[int]], int]) -> None:
         self._draw = draw
         self._value = self._left = 0
 
