@@ -50,6 +50,25 @@ cdef inline const uint8_t* data_of(bytes request) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(request)
 
 
+def compile_at(compile_inline, place, limit):
+    """The rule of the inline limit at `place`, which an error names."""
+    try:
+        return compile_inline(limit)
+    except InvalidArgument as error:
+        def at_place(text):
+            return text.replace("inline_limits[]", f"inline_limits[{place}]")
+
+        raise InvalidArgument(
+            error.reason,
+            at_place(error.message),
+            violations=[
+                FieldViolation(at_place(each.field), each.description)
+                for each in error.violations
+            ],
+            metadata=error.metadata,
+        ) from None
+
+
 cdef class Decider:
     """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule or raises
     InvalidArgument; with `require_policy` an attempt that no assignment covers is denied.
@@ -473,7 +492,7 @@ cdef class Decider:
         ])
         found = self.inline_cache.get(raw)
         if found is None:
-            rules = [self.compile_inline(limit) for limit in raw]
+            rules = [compile_at(self.compile_inline, place, limit) for place, limit in enumerate(raw)]
             names = [(<Rule>rule).limit_id_bytes for rule in rules]
             if len(set(names)) < len(names):
                 raise InvalidArgument.for_field(
