@@ -6,8 +6,6 @@ the others' conditions; test_invariants has them one by one.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -24,10 +22,8 @@ from tests.model.windows import DAY_MS
 class Machine(RuleBasedStateMachine):
     """The service and the oracle under the same random operations."""
 
-    driver_type: ClassVar[type[CoreDriver]] = CoreDriver
-
     def make_driver(self, now_ms: int) -> Driver:
-        return self.driver_type(now_ms)
+        return CoreDriver(now_ms)
 
     @initialize(data=st.data(), start_ms=strategies.starts())
     def begin(self, data: st.DataObject, start_ms: int) -> None:
@@ -39,7 +35,6 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "pair"):
-            self.pair.all_usage()
             self.pair.driver.close()
 
     # ---- one attempt

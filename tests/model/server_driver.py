@@ -1,0 +1,152 @@
+"""A running server behind the driver's interface: its own folder, a real port, a driven clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from limiter.server import Config, Server
+from limiter.v1 import decision_service_pb2 as service_pb2
+from limiter.v1 import (
+    decision_service_pb2_grpc,
+    policy_pb2,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
+    test_clock_service_pb2,
+    test_clock_service_pb2_grpc,
+)
+from tests.model.driver import Fault
+
+Result = TypeVar("Result")
+
+
+class ServingLoop:
+    """An event loop in a thread of its own, on which servers and their clients run."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="serving")
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Runs it on the loop and waits for what comes of it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class ServerDriver:
+    """One server and one client of it."""
+
+    def __init__(self, loop: ServingLoop, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self._loop = loop
+        self._folder = tempfile.TemporaryDirectory(prefix="limiter-model-")
+        self._stopping = contextlib.AsyncExitStack()
+        loop.run(self._start())
+
+    async def _start(self) -> None:
+        server = Server(
+            Config(
+                listen="127.0.0.1:0",
+                data_dir=Path(self._folder.name),
+                clock="driven",
+                clock_start_ms=self.now_ms,
+            )
+        )
+        await server.start()
+        self._stopping.push_async_callback(server.stop)
+        channel = grpc.aio.insecure_channel(server.address)
+        self._stopping.push_async_callback(channel.close)
+        self._decisions = decision_service_pb2_grpc.DecisionServiceStub(channel)
+        self._policies = policy_service_pb2_grpc.PolicyServiceStub(channel)
+        self._clock = test_clock_service_pb2_grpc.TestClockServiceStub(channel)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        async def call() -> Any:
+            return await method(request, timeout=30)
+
+        try:
+            return self._loop.run(call())
+        except grpc.aio.AioRpcError as error:
+            raise fault_of(error) from error
+
+    def set_clock(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        request = test_clock_service_pb2.SetTestClockRequest()
+        request.current_time.FromMilliseconds(now_ms)
+        self._call(self._clock.Set, request)
+
+    def apply(
+        self, policies: Sequence[policy_pb2.Policy], assignments: Sequence[policy_pb2.Assignment]
+    ) -> bool:
+        response = self._call(
+            self._policies.ApplyPolicies,
+            policy_service_pb2.ApplyPoliciesRequest(
+                policies=policies, assignments=assignments, prune=True
+            ),
+        )
+        assert isinstance(response, policy_service_pb2.ApplyPoliciesResponse)
+        return bool(response.changes)
+
+    def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
+        response = self._call(self._decisions.Check, request)
+        assert isinstance(response, service_pb2.CheckResponse)
+        return response
+
+    def commit(self, request: service_pb2.CommitRequest) -> service_pb2.CommitResponse:
+        response = self._call(self._decisions.Commit, request)
+        assert isinstance(response, service_pb2.CommitResponse)
+        return response
+
+    def check_batch(self, request: service_pb2.CheckBatchRequest) -> service_pb2.CheckBatchResponse:
+        response = self._call(self._decisions.CheckBatch, request)
+        assert isinstance(response, service_pb2.CheckBatchResponse)
+        return response
+
+    def commit_batch(
+        self, request: service_pb2.CommitBatchRequest
+    ) -> service_pb2.CommitBatchResponse:
+        response = self._call(self._decisions.CommitBatch, request)
+        assert isinstance(response, service_pb2.CommitBatchResponse)
+        return response
+
+    def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
+        response = self._call(self._decisions.GetUsage, request)
+        assert isinstance(response, service_pb2.GetUsageResponse)
+        return response
+
+    def restart(self) -> None:
+        self._loop.run(self._stopping.aclose())
+        self._loop.run(self._start())
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._loop.run(self._stopping.aclose())
+        self._folder.cleanup()
+
+
+def fault_of(error: grpc.aio.AioRpcError) -> Fault:
+    """The fault that a status tells of, with the details of the contract."""
+    details = dict(error.trailing_metadata()).get("grpc-status-details-bin")
+    assert isinstance(details, bytes), f"no details: {error}"
+    status = status_pb2.Status.FromString(details)
+    info = error_details_pb2.ErrorInfo()
+    request = error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(request)
+    assert info.domain == "limiter.v1"
+    fields = [violation.field for violation in request.field_violations]
+    return Fault(error.code().name, info.reason, status.message, fields)
