@@ -113,10 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plain = {name: [asdict(each) for each in figures] for name, figures in measured.items()}
         print(json.dumps({"machine": machine(), "figures": plain}, indent=2))
     else:
-        console = Console()
         # A file or a pipe has no width of its own.
-        width = None if console.is_terminal else 120
-        console.print(tabulate(measured, machine()), width=width)
+        width = None if sys.stdout.isatty() else 120
+        Console(width=width).print(tabulate(measured, machine()))
     return 0
 
 
