@@ -34,6 +34,12 @@ assignments:
 """
 
 
+@pytest.fixture(autouse=True)
+def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks: a width that the environment sets must not cut what is compared."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def command(data_dir: Path, *options: str) -> list[str]:
     folder = ["--data-dir", str(data_dir)]
     return [
