@@ -101,27 +101,30 @@ def attempt_cases(method: str) -> Iterator[Case]:
         yield field("message_count", count)
 
 
+def limit(
+    name: str, change: Callable[[Any], object], field: str, reason: str = "INVALID_FIELD"
+) -> Case:
+    return name, with_limit(change), f"inline_limits[0].{field}", reason
+
+
+def rolling(seconds: int, nanos: int = 0) -> Callable[[Any], None]:
+    def change(limit: Any) -> None:
+        limit.cap.window.rolling.seconds = seconds
+        limit.cap.window.rolling.nanos = nanos
+
+    return change
+
+
+def calendar(unit: int, zone: str = "UTC", count: int = 1) -> Callable[[Any], None]:
+    def change(limit: Any) -> None:
+        limit.cap.window.calendar.unit = unit
+        limit.cap.window.calendar.time_zone = zone
+        limit.cap.window.calendar.count = count
+
+    return change
+
+
 def inline_cases() -> Iterator[Case]:
-    def limit(
-        name: str, change: Callable[[Any], object], field: str, reason: str = "INVALID_FIELD"
-    ) -> Case:
-        return name, with_limit(change), f"inline_limits[0].{field}", reason
-
-    def rolling(seconds: int, nanos: int = 0) -> Callable[[Any], None]:
-        def change(limit: Any) -> None:
-            limit.cap.window.rolling.seconds = seconds
-            limit.cap.window.rolling.nanos = nanos
-
-        return change
-
-    def calendar(unit: int, zone: str = "UTC", count: int = 1) -> Callable[[Any], None]:
-        def change(limit: Any) -> None:
-            limit.cap.window.calendar.unit = unit
-            limit.cap.window.calendar.time_zone = zone
-            limit.cap.window.calendar.count = count
-
-        return change
-
     window = "cap.window.rolling"
     for name, seconds, nanos in [
         ("window of nothing", 0, 0),
