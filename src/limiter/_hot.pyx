@@ -492,7 +492,9 @@ cdef class Decider:
         ])
         found = self.inline_cache.get(raw)
         if found is None:
-            rules = [compile_at(self.compile_inline, place, limit) for place, limit in enumerate(raw)]
+            rules = [
+                compile_at(self.compile_inline, place, limit) for place, limit in enumerate(raw)
+            ]
             names = [(<Rule>rule).limit_id_bytes for rule in rules]
             if len(set(names)) < len(names):
                 raise InvalidArgument.for_field(
