@@ -201,8 +201,10 @@ def running_server(start_ms: int) -> Iterator[str]:
         command = [sys.executable, "-m", "limiter.cli", "serve", "--listen", "127.0.0.1:0"]
         command += ["--data-dir", str(Path(folder, "data")), "--clock", "driven"]
         command += ["--clock-start", start]
-        with Path(folder, "server.log").open("w+b") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        with (
+            Path(folder, "server.log").open("w+b") as log,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process,
+        ):
             try:
                 yield served_address(process)
             except BaseException:
@@ -360,7 +362,8 @@ class Player:
         self._all_answered.set()
 
     async def _read(self, stream: Stream) -> decision_service_pb2.CommitResponse:
-        response = await stream.read()
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            response = await stream.read()
         if not isinstance(response, decision_service_pb2.CommitResponse):
             raise ReplayError("the stream ended before its last answer")
         return response
@@ -398,15 +401,7 @@ async def play(address: str, messages: Sequence[Message], console: Console) -> T
             return await Player(channel, advance).play(messages)
 
 
-def people_now(channel: grpc.Channel, sender: str) -> int:
-    """How many people stand in the sender's window at the end of the trace."""
-    decisions = decision_service_pb2_grpc.DecisionServiceStub(channel)
-    request = decision_service_pb2.GetUsageRequest(attempt=attempt_pb2.Attempt(account=sender))
-    usage = decisions.GetUsage(request, timeout=CALL_TIMEOUT_S)
-    return sum(each.used_count for each in usage.limit_statuses if each.limit_id == LIMIT_IDS[0])
-
-
-def report(tally: Tally, college: PolicyFile, channel: grpc.Channel, console: Console) -> None:
+def report(tally: Tally, college: PolicyFile, console: Console) -> None:
     """Prints what each limit did, who was busiest, and how fast it went."""
     columns = ("limit", "rule", "fits", "does not fit", "denied by it")
     limits = Table(*columns, title="What each limit allowed and denied", title_justify="left")
@@ -414,14 +409,13 @@ def report(tally: Tally, college: PolicyFile, channel: grpc.Channel, console: Co
         exceeded = tally.exceeded[limit.limit_id]
         counts = (len(tally.outcomes) - exceeded, exceeded, tally.binding[limit.limit_id])
         limits.add_row(limit.limit_id, limit_in_words(limit), *(f"{each:,}" for each in counts))
-    headings = ("account", "messages", "allowed", "denied", "most people in 24 h", "at the end")
+    headings = ("account", "messages", "allowed", "denied", "most people in 24 h")
     busiest = Table(*headings, title="The busiest accounts", title_justify="left")
     sent = tally.allowed + tally.denied
     for sender, count in sorted(sent.items(), key=lambda item: (-item[1], item[0]))[:BUSIEST]:
         counts = (count, tally.allowed[sender], tally.denied[sender])
         most = f"{tally.most_people[sender]} of {PEOPLE_A_DAY}"
-        now = f"{people_now(channel, sender)}"
-        busiest.add_row(sender, *(f"{each:,}" for each in counts), most, now)
+        busiest.add_row(sender, *(f"{each:,}" for each in counts), most)
     for table in (limits, busiest):
         for column in table.columns[-3 if table is limits else 1 :]:
             column.justify = "right"
@@ -454,7 +448,7 @@ def run(count_max: int | None, console: Console) -> Tally:
                 f" accounts, {first:%Y-%m-%d} to {last:%Y-%m-%d}."
             )
             tally = uvloop.run(play(address, messages, console))
-            report(tally, college, channel, console)
+            report(tally, college, console)
     return tally
 
 
@@ -465,12 +459,17 @@ def main() -> int:
     parser.add_argument("--summary", type=Path, help="a file for the totals, in JSON")
     arguments = parser.parse_args()
     console = terminal.output()
+    # So that the server and its folder go when we are told to.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         tally = run(arguments.messages, console)
     except CommandError as error:
         print("replay:", *error.lines, sep="\n", file=sys.stderr)
         return 1
-    except (ReplayError, TimeoutError, grpc.RpcError) as error:
+    except TimeoutError:
+        print(f"replay: no answer for {CALL_TIMEOUT_S:.0f} s", file=sys.stderr)
+        return 1
+    except (ReplayError, grpc.RpcError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -15,9 +15,10 @@ cdef struct Account:
     int64_t sequence           # commits so far
     uint64_t last_position     # of the newest commit's event, 0 = none
     PyObject* binding          # owned reference, NULL before the first touch
-    KindState* states          # owned; the binding's kinds, then the inline ones
+    KindState* states          # owned; the binding's kinds, then those that are only inline
     int bound_count
-    int inline_count
+    int state_count
+    int inline_count           # kinds kept for inline limits, whether the binding has them too
     DenseIndex contacts
     DenseIndex addresses
 
@@ -35,17 +36,23 @@ cdef class Accounts:
     cdef Account* make(self, Subject* subject) except NULL
     cdef int touch(self, Account* account, Name name) except -1
     cdef int state_of(self, const Account* account, const KindRules* kind) noexcept nogil
-    cdef int keep_inline(self, Account* account, Kind kind, int64_t now_ms) except -2
-    cdef int put_inline(
-        self, Account* account, Kind kind, int64_t now_ms, int dropped
+    cdef KindState* inline_at(self, const Account* account, uint32_t place) noexcept nogil
+    cdef int require_inline_room(
+        self, const Account* account, InlineRules rules, int64_t now_ms
     ) except -1
-    cdef void drop_last_inline(self, Account* account) noexcept
+    cdef uint32_t place_for_inline(self, const Account* account, int64_t now_ms) noexcept
+    cdef int put_inline(
+        self, Account* account, Kind kind, int64_t now_ms, uint32_t place
+    ) except -1
+    cdef void drop_inline(self, Account* account, KindState* state) noexcept
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil
     cdef int count_attempt(
         self, Account* account, Subject* subject, int64_t now_ms, Undo* undo
     ) except -1
     cdef void uncount(self, Account* account, const Undo* undo) except *
-    cdef void mark_inline_used(self, Account* account, int64_t now_ms) noexcept nogil
+    cdef void mark_inline_used(
+        self, Account* account, uint32_t places, int64_t now_ms
+    ) noexcept nogil
     cdef void leave(self) noexcept
 
 cdef void account_free(Account* account) noexcept

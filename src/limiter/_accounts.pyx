@@ -24,7 +24,15 @@ from limiter._index cimport (
     index_free,
     index_insert,
 )
-from limiter._kinds cimport MATCHES, Binding, Conditions, Kind, KindRules
+from limiter._kinds cimport (
+    MATCHES,
+    Binding,
+    Conditions,
+    InlineRules,
+    Kind,
+    KindRules,
+    Rule,
+)
 from limiter._names cimport names_find, names_free, names_insert
 from limiter._subject cimport Name, Subject
 from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT
@@ -33,49 +41,63 @@ cdef int INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 cdef int KINDS_MAX = bounds.KINDS_MAX
 
 
+cdef void release(KindState* state) noexcept:
+    # Frees a counter, and lets an inline limit's kind go.
+    state_free(state)
+    if state.inline_place:
+        Py_DECREF(<object>state.kind.kind)
+
+
 cdef void account_free(Account* account) noexcept:
     # Frees all that the account owns, not the struct.
     cdef int i
-    for i in range(account.bound_count + account.inline_count):
-        state_free(&account.states[i])
-    for i in range(account.inline_count):
-        Py_DECREF(<object>account.states[account.bound_count + i].kind.kind)
+    for i in range(account.state_count):
+        release(&account.states[i])
     free(account.states)
     Py_XDECREF(account.binding)
     index_free(&account.contacts)
     index_free(&account.addresses)
 
 
-cdef int take_states(KindState* fresh, Account* account, Binding binding) except -1:
-    # Fills `fresh` with the binding's kinds and the inline ones that it does not have, moving
-    # counters over; returns how many inline ones remain.
+cdef int take_states(KindState* fresh, Account* account, Binding binding) noexcept:
+    # Fills `fresh` with the binding's kinds, then the inline ones that it does not have, moving
+    # counters over; returns how many there are.
     cdef int i
     cdef int j
-    cdef int old_count = account.bound_count + account.inline_count
-    cdef int kept = 0
+    cdef int filled = binding.kind_count
+    cdef KindState* state
     cdef Binding old = <Binding>account.binding if account.binding != NULL else None
     for i in range(binding.kind_count):
         fresh[i].kind = binding.kind_rules[i]
         fresh[i].since_ms = binding.since_ms[i]
-        for j in range(old_count):
-            if account.states[j].kind == binding.kind_rules[i]:
-                if j < account.bound_count and old.since_ms[j] != binding.since_ms[i]:
-                    # Dropped and taken up again in between: it starts anew, touched or not.
-                    break
-                fresh[i] = account.states[j]
-                account.states[j].kind = NULL
-                if j >= account.bound_count:
-                    Py_DECREF(<object>fresh[i].kind.kind)
-                break
-    for j in range(old_count):
-        if account.states[j].kind == NULL:
+        for j in range(account.state_count):
+            state = &account.states[j]
+            if state.kind != binding.kind_rules[i]:
+                continue
+            # One that was dropped and taken up again in between starts anew, touched or not.
+            if (
+                j >= account.bound_count
+                or state.inline_place
+                or old.since_ms[j] == binding.since_ms[i]
+            ):
+                fresh[i] = state[0]
+                state.kind = NULL
+            break
+    for j in range(account.state_count):
+        state = &account.states[j]
+        if state.kind == NULL:
             continue
-        if j < account.bound_count:
-            state_free(&account.states[j])
+        if state.inline_place:
+            fresh[filled] = state[0]
+            filled += 1
         else:
-            fresh[binding.kind_count + kept] = account.states[j]
-            kept += 1
-    return kept
+            release(state)
+    return filled
+
+
+cdef inline bint is_idle(const KindState* state, int64_t now_ms) noexcept:
+    # Whether it is kept for inline limits of which none came within its window.
+    return state.inline_place and state.last_used_ms < window_first_ms(state.kind.window, now_ms)
 
 
 cdef class Accounts:
@@ -151,7 +173,7 @@ cdef class Accounts:
             )
             if fresh == NULL:
                 raise MemoryError
-            account.inline_count = take_states(fresh, account, binding)
+            account.state_count = take_states(fresh, account, binding)
             free(account.states)
             account.states = fresh
             account.bound_count = binding.kind_count
@@ -167,77 +189,125 @@ cdef class Accounts:
         memset(&self.visitor, 0, sizeof(Account))
 
     # ------------------------------------------------------------ inline kinds
+    #
+    # A kind that an inline limit brought has a place among its account's, which the journal names:
+    # unlike a slot in `states` it does not hang on when the account was touched.
 
     cdef int state_of(self, const Account* account, const KindRules* kind) noexcept nogil:
         # The slot in which the account keeps a kind, -1 when it does not.
         cdef int i
-        for i in range(account.bound_count + account.inline_count):
+        for i in range(account.state_count):
             if account.states[i].kind == kind:
                 return i
         return -1
 
-    cdef int keep_inline(self, Account* account, Kind kind, int64_t now_ms) except -2:
-        # Makes the account keep an inline limit's kind. Returns -1 when it did already, else which
-        # inline kind was dropped for it (its place + 1, 0 = none).
-        cdef int slot = self.state_of(account, &kind.rules)
+    cdef KindState* inline_at(self, const Account* account, uint32_t place) noexcept nogil:
+        # The inline kind in a place, NULL when that is free.
         cdef int i
+        for i in range(account.state_count):
+            if account.states[i].inline_place == place:
+                return &account.states[i]
+        return NULL
+
+    cdef int require_inline_room(
+        self, const Account* account, InlineRules rules, int64_t now_ms
+    ) except -1:
+        # Raises ResourceExhausted unless every kind of the inline limits can be kept.
+        cdef int slot
+        cdef int inline_room = INLINE_KINDS_MAX - account.inline_count
+        cdef int state_room = KINDS_MAX - account.state_count
+        fresh = set()
+        used = set()
+        for rule in rules.rules:
+            slot = self.state_of(account, &(<Rule>rule).kind.rules)
+            if slot < 0:
+                fresh.add((<Rule>rule).kind)
+            else:
+                used.add(slot)
+        for slot in range(account.state_count):
+            if slot not in used and is_idle(&account.states[slot], now_ms):
+                inline_room += 1
+                state_room += slot >= account.bound_count
+        if len(fresh) > min(inline_room, state_room):
+            raise ResourceExhausted(
+                "TOO_MANY_KINDS",
+                f"the account keeps {account.inline_count} kinds of inline limits and"
+                f" {account.state_count} kinds in all, and {len(fresh)} more are needed; at most"
+                f" {INLINE_KINDS_MAX} and {KINDS_MAX} may live at once. Use fewer different"
+                " windows and dimensions, or put the limit into a policy",
+            )
+        return 0
+
+    cdef uint32_t place_for_inline(self, const Account* account, int64_t now_ms) noexcept:
+        # Where the next inline kind goes: a free place, or one whose kind is idle.
+        cdef int place
         cdef KindState* state
-        if slot >= 0:
-            account.states[slot].last_used_ms = now_ms
-            return -1
-        slot = 0
-        if (
-            account.inline_count >= INLINE_KINDS_MAX
-            or account.bound_count + account.inline_count >= KINDS_MAX
-        ):
-            for i in range(account.inline_count):
-                state = &account.states[account.bound_count + i]
-                if state.last_used_ms < window_first_ms(state.kind.window, now_ms):
-                    slot = i + 1
-                    break
-            if slot == 0:
-                raise ResourceExhausted(
-                    "TOO_MANY_KINDS",
-                    f"the account keeps {account.inline_count} kinds of inline limits and"
-                    f" {account.bound_count + account.inline_count} kinds in all; at most"
-                    f" {INLINE_KINDS_MAX} and {KINDS_MAX} may live at once. Use fewer different"
-                    " windows and dimensions, or put the limit into a policy",
-                )
-        self.put_inline(account, kind, now_ms, slot)
-        return slot
+        cdef bint full = account.state_count >= KINDS_MAX
+        if account.inline_count < INLINE_KINDS_MAX and not full:
+            for place in range(1, INLINE_KINDS_MAX + 1):
+                if self.inline_at(account, place) == NULL:
+                    return place
+        for place in range(1, INLINE_KINDS_MAX + 1):
+            state = self.inline_at(account, place)
+            if (
+                state != NULL
+                and is_idle(state, now_ms)
+                and (state >= account.states + account.bound_count or not full)
+            ):
+                return place
+        return 0
 
     cdef int put_inline(
-        self, Account* account, Kind kind, int64_t now_ms, int dropped
+        self, Account* account, Kind kind, int64_t now_ms, uint32_t place
     ) except -1:
-        # Adds an inline kind, in the place of the one that `dropped` names.
+        # Keeps an inline limit's kind in a place; what was kept there is dropped.
         cdef KindState* states
-        cdef KindState* state
-        cdef int total = account.bound_count + account.inline_count
-        if dropped:
-            state = &account.states[account.bound_count + dropped - 1]
-            state_free(state)
-            Py_DECREF(<object>state.kind.kind)
-        else:
-            states = <KindState*>realloc(account.states, (total + 1) * sizeof(KindState))
+        cdef KindState* state = self.inline_at(account, place)
+        cdef int slot
+        if state != NULL:
+            self.drop_inline(account, state)
+        slot = self.state_of(account, &kind.rules)
+        if slot < 0:
+            states = <KindState*>realloc(
+                account.states, (account.state_count + 1) * sizeof(KindState)
+            )
             if states == NULL:
                 raise MemoryError
             account.states = states
-            account.inline_count += 1
-            state = &states[total]
-        memset(state, 0, sizeof(KindState))
-        kind.counts.digest(&self.keys)
+            slot = account.state_count
+            account.state_count += 1
+            memset(&states[slot], 0, sizeof(KindState))
+            kind.counts.digest(&self.keys)
+            states[slot].kind = &kind.rules
+            states[slot].since_ms = now_ms
+        state = &account.states[slot]
         Py_INCREF(kind)
-        state.kind = &kind.rules
-        state.since_ms = now_ms
+        state.inline_place = place
         state.last_used_ms = now_ms
+        account.inline_count += 1
         return 0
 
-    cdef void drop_last_inline(self, Account* account) noexcept:
-        # Takes the inline kind that was added last back.
-        cdef KindState* state = &account.states[account.bound_count + account.inline_count - 1]
-        state_free(state)
-        Py_DECREF(<object>state.kind.kind)
+    cdef void drop_inline(self, Account* account, KindState* state) noexcept:
+        # No longer keeps a kind for inline limits; the binding may have it too.
+        cdef KindState* last = &account.states[account.state_count - 1]
         account.inline_count -= 1
+        if state < account.states + account.bound_count:
+            state.inline_place = 0
+            Py_DECREF(<object>state.kind.kind)
+            return
+        release(state)
+        account.state_count -= 1
+        if state != last:
+            state[0] = last[0]
+
+    cdef void mark_inline_used(
+        self, Account* account, uint32_t places, int64_t now_ms
+    ) noexcept nogil:
+        # An attempt with these inline kinds (bit per place, from bit 1) was counted.
+        cdef int i
+        for i in range(account.state_count):
+            if places >> account.states[i].inline_place & 1:
+                account.states[i].last_used_ms = now_ms
 
     # ------------------------------------------------------------ counting
 
@@ -265,7 +335,7 @@ cdef class Accounts:
         subject.contact_index = index_insert(&account.contacts, &subject.contact)
         if subject.present & (1 << DIMENSION_ADDRESS):
             subject.address_index = index_insert(&account.addresses, &subject.address)
-        for slot in range(account.bound_count + account.inline_count):
+        for slot in range(account.state_count):
             state = &account.states[slot]
             if (
                 state.kind.needs & ~subject.present == 0
@@ -279,9 +349,3 @@ cdef class Accounts:
     cdef void uncount(self, Account* account, const Undo* undo) except *:
         # Takes one row of a count_attempt back; the last one that is not taken back yet.
         take_back(&account.states[undo.slot], undo)
-
-    cdef void mark_inline_used(self, Account* account, int64_t now_ms) noexcept nogil:
-        # In replay no event says which inline limits came with a commit: take it for all.
-        cdef int i
-        for i in range(account.inline_count):
-            account.states[account.bound_count + i].last_used_ms = now_ms

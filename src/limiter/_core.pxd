@@ -34,6 +34,7 @@ cdef class Core:
     cdef Undo* undo            # owned; the rows of attempts that are not final yet
     cdef uint32_t undo_size
     cdef uint32_t undo_capacity
+    cdef uint32_t journalled_names   # names with ids up to this one are defined in the journal
     cdef readonly uint64_t appended
     cdef readonly int64_t last_event_ms
 
@@ -54,18 +55,25 @@ cdef class Core:
         Committed* committed,
     ) except -1
     cdef int answer_again(
-        self, Subject* subject, const RequestRow* row, int64_t now_ms, Committed* committed
+        self,
+        Subject* subject,
+        InlineRules inline_rules,
+        const RequestRow* row,
+        int64_t now_ms,
+        Committed* committed,
     ) except -1
-    cdef int usage(self, Subject* subject, int64_t now_ms) except -1
+    cdef int usage(
+        self, Subject* subject, InlineRules inline_rules, int64_t now_ms
+    ) except -1
 
     # --- attempts that may be taken back
     cdef Account* visit(self, Subject* subject) except NULL
     cdef int borrow_ids(self, Account* account, Subject* subject) noexcept
     cdef int count_tentatively(self, Account* account, Subject* subject, int64_t now_ms) except -1
     cdef void take_back_all(self, Account* account) except *
-    cdef int keep_inline_kinds(
+    cdef uint32_t keep_inline_kinds(
         self, Account* account, InlineRules inline_rules, int64_t now_ms
-    ) except -1
+    ) except? 0
 
     # --- request ids
     cdef const RequestRow* remembered(self, const RequestKey* key, int64_t now_ms) except? NULL
@@ -84,6 +92,7 @@ cdef class Core:
         Account* account,
         Subject* subject,
         const RequestKey* key,
+        uint32_t inline_places,
         int64_t now_ms,
         Committed* committed,
     ) except -1

@@ -60,6 +60,7 @@ from limiter._types cimport (
 
 cdef int64_t RETENTION_MS = bounds.REQUEST_ID_RETENTION_MS
 cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
+cdef uint32_t INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 # Old request ids are forgotten a few at a time, so that no call pays for many.
 cdef uint32_t FORGET_AT_ONCE = 4
 
@@ -239,8 +240,9 @@ cdef class Core:
         # Judges the attempt and, if it is allowed, counts and journals it; a denial is journalled.
         cdef const RequestRow* row = self.remembered(key, now_ms)
         cdef Account* account
+        cdef uint32_t places
         if row != NULL:
-            self.answer_again(subject, row, now_ms, committed)
+            self.answer_again(subject, inline_rules, row, now_ms, committed)
             return 0
         account = self.decide(subject, inline_rules, now_ms, require_policy)
         memset(committed, 0, sizeof(Committed))
@@ -250,31 +252,43 @@ cdef class Core:
         # From here on the attempt counts. What may be refused comes first.
         account = self.accounts.make(subject)
         self.intern(subject)
-        self.keep_inline_kinds(account, inline_rules, now_ms)
+        places = self.keep_inline_kinds(account, inline_rules, now_ms)
         self.undo_size = 0
         self.count_tentatively(account, subject, now_ms)
         self.undo_size = 0
-        self.record_commit(account, subject, key, now_ms, committed)
+        self.record_commit(account, subject, key, places, now_ms, committed)
         return 0
 
     cdef int answer_again(
-        self, Subject* subject, const RequestRow* row, int64_t now_ms, Committed* committed
+        self,
+        Subject* subject,
+        InlineRules inline_rules,
+        const RequestRow* row,
+        int64_t now_ms,
+        Committed* committed,
     ) except -1:
         # The answer to a repeated request: what it was given, with the statuses of now.
         committed.position = row.position
         committed.sequence = row.sequence
         committed.replayed = True
         decide_ms = row.decide_ms
-        self.usage(subject, now_ms)
+        self.usage(subject, inline_rules, now_ms)
         self.judge.answer_again(decide_ms)
         return 0
 
-    cdef int usage(self, Subject* subject, int64_t now_ms) except -1:
+    cdef int usage(
+        self, Subject* subject, InlineRules inline_rules, int64_t now_ms
+    ) except -1:
         # How the counters of a template stand; the statuses are in self.judge.
         cdef Account* account = self.accounts.find(subject)
         self.accounts.locate(account, subject)
         self.judge.usage(
-            self.accounts, account, self.plan_of(account, subject), subject, now_ms
+            self.accounts,
+            account,
+            self.plan_of(account, subject),
+            inline_rules,
+            subject,
+            now_ms,
         )
         return 0
 
@@ -298,7 +312,7 @@ cdef class Core:
 
     cdef int count_tentatively(self, Account* account, Subject* subject, int64_t now_ms) except -1:
         # Counts the attempt and remembers how to take that back.
-        cdef uint32_t needed = self.undo_size + account.bound_count + account.inline_count + 1
+        cdef uint32_t needed = self.undo_size + account.state_count + 1
         cdef uint32_t capacity
         cdef uint32_t contacts = account.contacts.size
         cdef uint32_t addresses = account.addresses.size
@@ -332,28 +346,38 @@ cdef class Core:
             if undo.before_ms:
                 index_remove_last(&account.addresses)
 
-    cdef int keep_inline_kinds(
+    cdef uint32_t keep_inline_kinds(
         self, Account* account, InlineRules inline_rules, int64_t now_ms
-    ) except -1:
-        # Makes the account keep the inline limits' kinds, and journals those that are new.
+    ) except? 0:
+        # Makes the account keep the inline limits' kinds, journals those that are new, and returns
+        # their places (bit per place, from bit 1).
         cdef Event event
-        cdef Kind kind
         cdef Rule rule
-        cdef int dropped
+        cdef int slot
+        cdef uint32_t place
+        cdef uint32_t places = 0
         if inline_rules is None:
             return 0
+        self.accounts.require_inline_room(account, inline_rules, now_ms)
         for rule in inline_rules.rules:
-            kind = rule.kind
-            dropped = self.accounts.keep_inline(account, kind, now_ms)
-            if dropped >= 0:
+            slot = self.accounts.state_of(account, rule.row.kind)
+            if slot >= 0:
+                # Before another takes its place.
+                account.states[slot].last_used_ms = now_ms
+        for rule in inline_rules.rules:
+            if self.accounts.state_of(account, rule.row.kind) < 0:
+                place = self.accounts.place_for_inline(account, now_ms)
                 memset(&event, 0, sizeof(Event))
                 event.type = EVENT_INLINE_KIND
                 event.account = self.journalled_id(account.name_id)
                 event.time_ms = now_ms
-                event.dropped = dropped
-                event.body = slice_of(kind.definition)
+                event.place = place
+                event.body = slice_of(rule.kind.definition)
                 self.append(&event)
-        return 0
+                self.accounts.put_inline(account, rule.kind, now_ms, place)
+            slot = self.accounts.state_of(account, rule.row.kind)
+            places |= <uint32_t>1 << account.states[slot].inline_place
+        return places & ~<uint32_t>1
 
     # ------------------------------------------------------------ request ids
 
@@ -419,17 +443,18 @@ cdef class Core:
         return position
 
     cdef uint32_t journalled_id(self, uint32_t id) except 0:
-        # The id, once the journal defines it.
+        # The id, once the journal defines it and, since ids are given in order, all before it.
         cdef Event event
-        cdef NameRow* row = &self.accounts.names.rows[id - 1]
-        if not row.journalled:
+        cdef const NameRow* row
+        while self.journalled_names < id:
+            row = &self.accounts.names.rows[self.journalled_names]
             memset(&event, 0, sizeof(Event))
             event.type = EVENT_NAME
-            event.name_id = id
+            event.name_id = self.journalled_names + 1
             event.body.data = row.text
             event.body.size = row.size
             self.append(&event)
-            self.accounts.names.rows[id - 1].journalled = True
+            self.journalled_names += 1
         return id
 
     cdef uint32_t journalled_text(self, Slice text) except? 0:
@@ -473,6 +498,7 @@ cdef class Core:
         Account* account,
         Subject* subject,
         const RequestKey* key,
+        uint32_t inline_places,
         int64_t now_ms,
         Committed* committed,
     ) except -1:
@@ -481,6 +507,7 @@ cdef class Core:
         self.fill_event(&event, subject, now_ms)
         event.type = EVENT_COMMIT
         event.sequence = account.sequence + 1
+        event.inline_places = inline_places
         event.previous_account = account.last_position
         event.previous_contact = account.contacts.last_positions[subject.contact_index]
         if subject.present & (1 << DIMENSION_ADDRESS):
@@ -578,9 +605,12 @@ cdef class Core:
         cdef uint64_t hash = siphash64(
             &self.accounts.keys.name, event.body.data, event.body.size
         )
-        if names_insert(&self.accounts.names, event.body, hash) != event.name_id:
+        if (
+            names_insert(&self.accounts.names, event.body, hash) != event.name_id
+            or event.name_id != self.journalled_names + 1
+        ):
             raise DataLoss("JOURNAL_CORRUPT", f"name {event.name_id} is defined out of order")
-        self.accounts.names.rows[event.name_id - 1].journalled = True
+        self.journalled_names = event.name_id
         return 0
 
     cdef int apply_commit(
@@ -604,7 +634,8 @@ cdef class Core:
         self.undo_size = 0
         self.count_tentatively(account, subject, event.time_ms)
         self.undo_size = 0
-        self.accounts.mark_inline_used(account, event.time_ms)
+        if event.inline_places:
+            self.accounts.mark_inline_used(account, event.inline_places, event.time_ms)
         if event.has_request:
             self.forget_before(event.time_ms)
         return self.settle(account, subject, event, position)
@@ -614,7 +645,9 @@ cdef class Core:
         cdef Kind kind = self.define_kind(
             PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size)
         )
-        return self.accounts.put_inline(account, kind, event.time_ms, event.dropped)
+        if not 0 < event.place <= INLINE_KINDS_MAX:
+            raise DataLoss("JOURNAL_CORRUPT", f"an inline kind is kept in place {event.place}")
+        return self.accounts.put_inline(account, kind, event.time_ms, event.place)
 
     cdef void forget_before(self, int64_t now_ms) noexcept:
         requests_expire(&self.requests, now_ms - RETENTION_MS + 1, self.requests.size)

@@ -24,6 +24,7 @@ cdef struct KindState:
     KindRules* kind            # borrowed; the account keeps the Kind alive
     int64_t since_ms           # counting began here
     int64_t last_used_ms       # of an inline kind
+    uint32_t inline_place      # which of the account's inline kinds this is, from 1; 0 = none
     Counter single             # of a kind without dimensions
     KeyedCounter* keyed        # owned; open addressing
     uint32_t keyed_size

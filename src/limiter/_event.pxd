@@ -29,6 +29,7 @@ cdef struct Event:
     Digest address
     uint32_t[9] names          # by dimension index; contact and address unused
     int64_t message_count
+    uint32_t inline_places     # of the kinds of the commit's inline limits; bit per place
     uint64_t previous_account  # positions of the previous commits, 0 = none
     uint64_t previous_contact
     uint64_t previous_address
@@ -43,7 +44,7 @@ cdef struct Event:
     int64_t used_count
     int64_t retry_ms           # NO_TIME when there is none
     uint32_t name_id           # of a name's definition
-    uint32_t dropped           # inline kind dropped for a new one: its place + 1, 0 = none
+    uint32_t place             # of a new inline kind among its account's
     Slice body                 # text, revision or kind definition; borrowed
 
 cdef struct EventBuffer:

@@ -8,11 +8,12 @@ account, contact and address, so that their histories are a walk back. A positio
 number and the event's offset in it; 0 is none.
 
     COMMIT, DENIAL:  account time flags present contact [address] names… [message_count]
-                     previous_account previous_contact [previous_address] [request payload]
+                     [inline_places] previous_account previous_contact [previous_address]
+                     [request payload]
                      then COMMIT: sequence;  DENIAL: reason policy limit max used retry
     NAME:            id text
     REVISION:        time bytes
-    INLINE_KIND:     account time dropped definition
+    INLINE_KIND:     account time place definition
     BATCH_HEAD:      account time request payload
 """
 
@@ -27,6 +28,7 @@ cdef enum:
     FLAG_MANY = 1              # message_count is not 1
     FLAG_REQUEST = 2
     FLAG_DERIVED = 4
+    FLAG_INLINE = 8            # it came with inline limits
 
 # No body but a name, a revision or a definition is longer than this.
 cdef uint32_t FIXED_BYTES_MAX = 320
@@ -63,6 +65,8 @@ cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) n
         flags |= FLAG_REQUEST
     if event.derived:
         flags |= FLAG_DERIVED
+    if event.inline_places:
+        flags |= FLAG_INLINE
     out = put_varint(out, event.account)
     out = put_varint(out, <uint64_t>event.time_ms)
     out[0] = flags
@@ -75,6 +79,8 @@ cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) n
             out = put_varint(out, event.names[dimension])
     if flags & FLAG_MANY:
         out = put_varint(out, <uint64_t>event.message_count)
+    if flags & FLAG_INLINE:
+        out = put_varint(out, event.inline_places)
     out = put_back(out, position, event.previous_account)
     out = put_back(out, position, event.previous_contact)
     if event.present & (1 << DIMENSION_ADDRESS):
@@ -107,7 +113,7 @@ cdef uint8_t* put_body(uint8_t* out, const Event* event, uint64_t position) noex
         if event.type == EVENT_BATCH_HEAD:
             out = put_digest(out, &event.request)
             return put_digest(out, &event.payload)
-        out = put_varint(out, event.dropped)
+        out = put_varint(out, event.place)
     memcpy(out, event.body.data, event.body.size)
     return out + event.body.size
 
@@ -203,6 +209,8 @@ cdef void get_attempt(Cursor* cursor, Event* event, uint64_t position) noexcept 
         if event.present & (1 << dimension):
             event.names[dimension] = <uint32_t>get_varint(cursor)
     event.message_count = <int64_t>get_varint(cursor) if flags & FLAG_MANY else 1
+    if flags & FLAG_INLINE:
+        event.inline_places = <uint32_t>get_varint(cursor)
     event.previous_account = get_back(cursor, position)
     event.previous_contact = get_back(cursor, position)
     if event.present & (1 << DIMENSION_ADDRESS):
@@ -237,7 +245,7 @@ cdef void get_body(Cursor* cursor, Event* event, uint64_t position) noexcept nog
             get_digest(cursor, &event.request)
             get_digest(cursor, &event.payload)
             return
-        event.dropped = <uint32_t>get_varint(cursor)
+        event.place = <uint32_t>get_varint(cursor)
     event.body.data = cursor.data
     event.body.size = <uint32_t>(cursor.end - cursor.data)
     cursor.data = cursor.end

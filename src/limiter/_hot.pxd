@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from limiter._accounts cimport Account
 from limiter._core cimport Core, RequestKey
 from limiter._index cimport DenseIndex
+from limiter._judge cimport Judge
 from limiter._kinds cimport InlineRules
 from limiter._requests cimport RequestTable
 from limiter._siphash cimport Digest
@@ -21,6 +22,7 @@ cdef class Decider:
     cdef Core core
     cdef Decoder decoder
     cdef OutBuffer out
+    cdef Judge judge_alone     # judges a batch as if nothing else had been sent
     cdef object compile_inline
     cdef dict inline_cache     # serialized inline limits -> InlineRules
     cdef bint require_policy
@@ -76,13 +78,15 @@ cdef class Decider:
     cdef int64_t batch_retry_ms(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except? -2
-    cdef int64_t latest_passing_ms(
+    cdef int64_t batch_passing_ms(
         self,
         Account* account,
-        Subject* trial,
+        Account* empty,
+        const Subject* subject,
         InlineRules rules,
         const RequestKey* batch,
         int64_t now_ms,
+        int64_t from_ms,
     ) except? -2
     cdef int borrow_inline_kinds(
         self, Account* account, InlineRules rules, int64_t now_ms

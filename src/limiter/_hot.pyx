@@ -13,9 +13,10 @@ from libc.string cimport memcpy, memset
 
 from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
-from limiter._accounts cimport Account
+from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Committed, Core, RequestKey
 from limiter._index cimport NO_INDEX, index_find, index_free, index_insert
+from limiter._judge cimport ASK_DECISION, Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Rule, bind_inline
 from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
 from limiter._siphash cimport Digest, same_digest, siphash128
@@ -35,7 +36,6 @@ from limiter._types cimport (
 )
 from limiter._wire cimport Decoder, OutBuffer, Request
 
-cdef int64_t RETRY_HORIZON_MS = bounds.RETRY_HORIZON_MS
 cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
 _INLINE_CACHE_MAX = 10_000
 
@@ -81,6 +81,7 @@ cdef class Decider:
         self.core = core
         self.decoder = Decoder()
         self.out = OutBuffer()
+        self.judge_alone = Judge()
         self.compile_inline = compile_inline
         self.inline_cache = {}
         self.require_policy = require_policy
@@ -131,7 +132,7 @@ cdef class Decider:
         now_ms = self.begin(now_ms)
         self.decoder.usage(data_of(request), PyBytes_GET_SIZE(request))
         self.core.prepare(&self.decoder.request.attempt, &subject)
-        self.core.usage(&subject, now_ms)
+        self.core.usage(&subject, None, now_ms)
         self.out.usage_response(self.core.judge.results, self.core.judge.count)
         return self.out.take()
 
@@ -186,6 +187,7 @@ cdef class Decider:
         cdef RequestRow row
         cdef const RequestRow* other
         cdef uint32_t i
+        cdef uint32_t with_ids = 0
         self.core.remembered(batch, now_ms)
         requests_free(&self.asked)
         memset(&self.asked, 0, sizeof(self.asked))
@@ -194,10 +196,11 @@ cdef class Decider:
                 subject, request.recipients[i].contact, request.recipients[i].address
             )
             self.core.judge.require_fields(plan, rules, subject, i)
-            if request.recipients[i].request_id.size == 0:
-                continue
             key = self.recipient_key(rules, batch, i)
             self.core.remembered(&key, now_ms)
+            if not key.given or key.derived:
+                continue
+            with_ids += 1
             other = requests_find(&self.asked, &key.request)
             if other == NULL:
                 memset(&row, 0, sizeof(row))
@@ -211,7 +214,9 @@ cdef class Decider:
                     f"{field}: another recipient of this batch has the same; use a fresh one each",
                     violations=(FieldViolation(field, "used twice in this batch"),),
                 )
-        if self.core.requests.size + request.recipient_count >= REQUEST_IDS_MAX:
+        if batch.given:
+            with_ids = request.recipient_count + 1
+        if with_ids and self.core.requests.size + with_ids > REQUEST_IDS_MAX:
             raise ResourceExhausted(
                 "TOO_MANY_REQUEST_IDS",
                 f"{REQUEST_IDS_MAX} request ids are remembered, which is the ceiling; commit"
@@ -309,6 +314,7 @@ cdef class Decider:
         cdef const RequestRow* row
         cdef Committed committed
         cdef uint32_t i
+        cdef bint fits
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
             core.address_to(trial, recipient.contact, recipient.address)
@@ -322,17 +328,19 @@ cdef class Decider:
             row = core.remembered(&key, now_ms)
             core.borrow_ids(account, trial)
             if row != NULL:
-                core.answer_again(trial, row, now_ms, &committed)
+                core.answer_again(trial, rules, row, now_ms, &committed)
             else:
                 core.judge.decide(
                     core.accounts, account, plan, rules, trial, now_ms, self.require_policy
                 )
-                if core.judge.decision.outcome == OUTCOME_ALLOWED:
-                    core.count_tentatively(account, trial, now_ms)
+                fits = core.judge.decision.outcome == OUTCOME_ALLOWED
                 if purpose == TRY_TO_REJECT:
+                    # Before it is counted: its statuses are those of what stands before it.
                     core.judge.reject(now_ms, retry_ms)
                     if journal:
                         core.record_denial(account, trial, now_ms)
+                if fits:
+                    core.count_tentatively(account, trial, now_ms)
             if core.judge.decision.outcome == OUTCOME_ALLOWED:
                 counts.accepted += 1
             else:
@@ -372,74 +380,78 @@ cdef class Decider:
     cdef int64_t batch_retry_ms(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except? -2:
-        # The earliest instant at which the whole batch passes; NO_TIME when there is none.
-        cdef Subject trial = subject[0]
-        cdef Account* account = self.core.visit(&trial)
-        cdef BatchCounts counts
-        cdef int borrowed = self.borrow_inline_kinds(account, rules, now_ms)
-        cdef int64_t latest_ms
-        # A batch that does not even fit empty counters never passes.
-        self.forget_seen()
-        memset(&counts, 0, sizeof(BatchCounts))
-        self.core.undo_size = 0
-        try:
-            self.try_recipients(
-                account, &trial, rules, batch, now_ms, TRY_QUIETLY, NO_TIME, False, &counts
-            )
-        finally:
-            self.core.take_back_all(account)
-            self.return_inline_kinds(account, borrowed)
-            self.core.accounts.leave()
-        if counts.denied:
+        # The earliest instant at which the whole batch passes; NO_TIME when there is none. Each
+        # round moves on to where every recipient passes, until none moves.
+        cdef Core core = self.core
+        cdef Account* account = core.accounts.find(subject)
+        cdef Account* empty
+        cdef int64_t at_ms = now_ms
+        cdef int64_t next_ms
+        cdef int borrowed
+        if account == &core.accounts.visitor:
+            # Nothing has been sent that could leave.
             return NO_TIME
-        trial = subject[0]
-        account = self.core.accounts.find(&trial)
-        borrowed = self.borrow_inline_kinds(account, rules, now_ms)
-        try:
-            latest_ms = self.latest_passing_ms(account, &trial, rules, batch, now_ms)
-        finally:
-            self.core.take_back_all(account)
-            self.return_inline_kinds(account, borrowed)
-        return latest_ms if latest_ms - now_ms <= RETRY_HORIZON_MS else NO_TIME
+        while True:
+            borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+            empty = core.visit(subject)
+            self.borrow_inline_kinds(empty, rules, now_ms)
+            core.undo_size = 0
+            try:
+                next_ms = self.batch_passing_ms(
+                    account, empty, subject, rules, batch, now_ms, at_ms
+                )
+            finally:
+                core.take_back_all(account)
+                self.return_inline_kinds(account, borrowed)
+                core.accounts.leave()
+            if next_ms == NO_TIME or next_ms == at_ms:
+                return next_ms
+            at_ms = next_ms
 
-    cdef int64_t latest_passing_ms(
+    cdef int64_t batch_passing_ms(
         self,
         Account* account,
-        Subject* trial,
+        Account* empty,
+        const Subject* subject,
         InlineRules rules,
         const RequestKey* batch,
         int64_t now_ms,
+        int64_t from_ms,
     ) except? -2:
-        # Counts the whole batch, then asks each recipient's limits when they would hold it.
+        # One round: each recipient beside those before it.
+        cdef Core core = self.core
         cdef Request* request = &self.decoder.request
-        cdef BoundPlan plan = self.core.plan_of(account, trial)
-        cdef int64_t latest_ms = now_ms
+        cdef Subject trial = subject[0]
+        cdef Subject alone
+        cdef BoundPlan plan = core.plan_of(account, &trial)
+        cdef int64_t at_ms = from_ms
         cdef RequestKey key
+        cdef uint32_t undo_size
         cdef uint32_t i
-        cdef int counting
-        self.core.undo_size = 0
-        for counting in (1, 0):
-            self.forget_seen()
-            for i in range(request.recipient_count):
-                self.core.address_to(
-                    trial, request.recipients[i].contact, request.recipients[i].address
-                )
-                if request.exclude_duplicates and self.is_duplicate(trial):
-                    continue
-                key = self.recipient_key(rules, batch, i)
-                if self.core.remembered(&key, now_ms) != NULL:
-                    continue
-                self.core.borrow_ids(account, trial)
-                if counting:
-                    self.core.count_tentatively(account, trial, now_ms)
-                else:
-                    latest_ms = max(
-                        latest_ms,
-                        self.core.judge.all_pass_ms(
-                            self.core.accounts, account, plan, rules, trial, now_ms, now_ms
-                        ),
-                    )
-        return latest_ms
+        self.forget_seen()
+        for i in range(request.recipient_count):
+            core.address_to(&trial, request.recipients[i].contact, request.recipients[i].address)
+            if request.exclude_duplicates and self.is_duplicate(&trial):
+                continue
+            key = self.recipient_key(rules, batch, i)
+            if core.remembered(&key, now_ms) != NULL:
+                continue
+            alone = trial
+            core.borrow_ids(empty, &alone)
+            self.judge_alone.weigh(
+                core.accounts, empty, plan, rules, &alone, now_ms, ASK_DECISION
+            )
+            core.borrow_ids(account, &trial)
+            core.judge.weigh(core.accounts, account, plan, rules, &trial, now_ms, ASK_DECISION)
+            at_ms = core.judge.batch_passing_ms(self.judge_alone, now_ms, at_ms)
+            if at_ms == NO_TIME:
+                return NO_TIME
+            core.count_tentatively(account, &trial, now_ms)
+            # What stands alone is not taken back, but left.
+            undo_size = core.undo_size
+            core.count_tentatively(empty, &alone, now_ms)
+            core.undo_size = undo_size
+        return at_ms
 
     cdef int borrow_inline_kinds(
         self, Account* account, InlineRules rules, int64_t now_ms
@@ -451,13 +463,16 @@ cdef class Decider:
             return 0
         for rule in rules.rules:
             if self.core.accounts.state_of(account, rule.row.kind) < 0:
-                self.core.accounts.put_inline(account, rule.kind, now_ms, 0)
+                self.core.accounts.put_inline(
+                    account, rule.kind, now_ms, account.inline_count + 1
+                )
                 borrowed += 1
         return borrowed
 
     cdef void return_inline_kinds(self, Account* account, int borrowed) noexcept:
+        cdef Accounts accounts = self.core.accounts
         while borrowed:
-            self.core.accounts.drop_last_inline(account)
+            accounts.drop_inline(account, accounts.inline_at(account, account.inline_count))
             borrowed -= 1
 
     cdef void forget_seen(self) noexcept:
@@ -477,7 +492,9 @@ cdef class Decider:
     # ------------------------------------------------------------ what is asked under an id
 
     cdef int64_t begin(self, int64_t now_ms) noexcept:
-        # Instants never go back, whatever the caller's clock says.
+        # Instants never go back, whatever the caller's clock says. A call that raised may have
+        # left a part of its response behind.
+        self.out.reset()
         return max(now_ms, self.core.last_event_ms)
 
     cdef InlineRules inline_rules(self):

@@ -31,6 +31,7 @@ cdef class Judge:
     cdef LimitResult* results  # owned
     cdef int capacity          # room in both
     cdef int count
+    cdef bint has_limits       # after usage(): a policy, maybe an unlimited one, or inline limits
     cdef Decision decision     # its results borrow from `results`
 
     cdef int decide(
@@ -53,19 +54,11 @@ cdef class Judge:
         Accounts accounts,
         Account* account,
         BoundPlan plan,
-        const Subject* subject,
-        int64_t now_ms,
-    ) except -1
-    cdef int64_t all_pass_ms(
-        self,
-        Accounts accounts,
-        Account* account,
-        BoundPlan plan,
         InlineRules inline_rules,
         const Subject* subject,
         int64_t now_ms,
-        int64_t from_ms,
-    ) except? -2
+    ) except -1
+    cdef int64_t batch_passing_ms(self, Judge empty, int64_t now_ms, int64_t from_ms) except? -2
 
     cdef int weigh(
         self,

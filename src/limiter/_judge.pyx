@@ -370,7 +370,7 @@ cdef class Judge:
     cdef void answer_again(self, int64_t decide_ms) noexcept:
         # After usage(): the decision that a repeated request was given at decide_ms.
         self.decision.outcome = OUTCOME_ALLOWED
-        self.decision.reason = REASON_WITHIN_LIMITS if self.count else REASON_NO_POLICY
+        self.decision.reason = REASON_WITHIN_LIMITS if self.has_limits else REASON_NO_POLICY
         self.decision.binding = -1
         self.decision.retry_ms = NO_TIME
         self.decision.decide_ms = decide_ms
@@ -408,50 +408,44 @@ cdef class Judge:
         Accounts accounts,
         Account* account,
         BoundPlan plan,
+        InlineRules inline_rules,
         const Subject* subject,
         int64_t now_ms,
     ) except -1:
         # Fills self.results with how the counters of a template stand, nothing being sent.
-        self.weigh(accounts, account, plan, None, subject, now_ms, ASK_USAGE)
+        self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_USAGE)
+        self.has_limits = plan.has_policy or (inline_rules is not None and inline_rules.count > 0)
         return self.report(now_ms, False, ASK_USAGE)
 
-    cdef int64_t all_pass_ms(
-        self,
-        Accounts accounts,
-        Account* account,
-        BoundPlan plan,
-        InlineRules inline_rules,
-        const Subject* subject,
-        int64_t now_ms,
-        int64_t from_ms,
-    ) except? -2:
-        # For an attempt that has been counted at now_ms as part of a whole batch: the earliest
-        # instant from from_ms on at which the batch would have fitted the attempt's limits. The
-        # batch's own messages are the newest, so they leave last: a cap that could never hold
-        # them passes only once they have left too, which is told as never.
-        cdef int64_t latest_ms = from_ms
-        cdef int64_t at_ms
+    cdef int64_t batch_passing_ms(self, Judge empty, int64_t now_ms, int64_t from_ms) except? -2:
+        # After both weighed the same recipient of a batch, those before it counted at now_ms, here
+        # beside all that the account has sent and in `empty` alone: the earliest instant from
+        # from_ms on at which it passes; NO_TIME when there is none. What was sent earlier leaves
+        # the windows first, so up to the batch's own exit the counters here tell; from then on the
+        # batch would stand alone.
+        cdef int64_t at_ms = from_ms
+        cdef int64_t next_ms
+        cdef int64_t limit_ms
         cdef int i
         cdef Weighed* w
-        self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_DECISION)
-        for i in range(self.count):
-            w = &self.weighed[i]
-            if not w.evaluated or w.rule.enforcement != ENFORCEMENT_ENFORCED:
-                continue
-            if w.rule.max_count == 0:
-                return NEVER_MS
-            if w.counter == NULL or not w.counted:
-                continue
-            if w.rule.kind.measure == MEASURE_MESSAGES:
-                at_ms = messages_passing_ms(
-                    &w.counter.messages, w.rule.kind.window, from_ms, w.rule.max_count
-                )
-            else:
-                at_ms = distinct_passing_ms(
-                    &w.counter.distinct, w.rule.kind.window, from_ms, NO_INDEX, w.rule.max_count
-                )
-            latest_ms = max(latest_ms, at_ms)
-        return latest_ms
+        while True:
+            next_ms = at_ms
+            for i in range(self.count):
+                w = &self.weighed[i]
+                if not w.evaluated or w.rule.enforcement != ENFORCEMENT_ENFORCED:
+                    continue
+                limit_ms = passing_ms(w, at_ms)
+                if (
+                    not empty.weighed[i].fits
+                    and limit_ms >= window_exit_ms(w.rule.kind.window, now_ms)
+                ):
+                    return NO_TIME
+                next_ms = max(next_ms, limit_ms)
+            if next_ms - now_ms > RETRY_HORIZON_MS:
+                return NO_TIME
+            if next_ms == at_ms:
+                return at_ms
+            at_ms = next_ms
 
 
 cdef int64_t counted_since_ms(const Weighed* w, int64_t now_ms) noexcept:

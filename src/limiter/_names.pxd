@@ -8,7 +8,6 @@ cdef struct NameRow:
     uint64_t hash
     uint8_t* text              # owned
     uint32_t size              # bytes
-    bint journalled            # the journal has this name's definition
 
 cdef struct NameTable:
     NameRow* rows              # owned; row of id is rows[id - 1]

@@ -94,7 +94,6 @@ cdef uint32_t names_insert(NameTable* table, Slice text, uint64_t hash) except 0
     row.hash = hash
     row.text = copy
     row.size = text.size
-    row.journalled = False
     slot = <uint32_t>hash & (table.slot_count - 1)
     while table.slots[slot]:
         slot = (slot + 1) & (table.slot_count - 1)

@@ -6,26 +6,24 @@ what the service ought to reply goes out as protobuf messages, `commit_id` apart
 do).
 
 `windows` says what is inside a window, `limits` what one limit counts and allows, `book` which
-limits apply; here is what happens to whole attempts and batches.
+limits apply, `accounts` what their counters hold; here is what happens to whole attempts and
+batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, policy_pb2
+from tests.model.accounts import NOTHING, Account, Counting, Later, Refused, Remembered
 from tests.model.book import PolicyBook
 from tests.model.limits import (
     CONTACT,
     ENFORCED,
-    EXACT_ENTRIES,
     FIELD_NAMES,
-    MESSAGES,
     RETRY_REACH_MS,
-    Entry,
     Fields,
-    Kind,
     Limit,
     Message,
     Standing,
@@ -33,29 +31,14 @@ from tests.model.limits import (
     limit_of,
     set_time,
 )
-from tests.model.windows import DAY_MS, Rolling
+from tests.model.windows import DAY_MS
 
 ALLOWED, DENIED = decision_pb2.OUTCOME_ALLOWED, decision_pb2.OUTCOME_DENIED
 REQUEST_ID_RETENTION_MS = DAY_MS
-INLINE_KINDS_MAX = 16
 
 BatchRequest = decision_service_pb2.CheckBatchRequest | decision_service_pb2.CommitBatchRequest
 BatchResponse = decision_service_pb2.CheckBatchResponse | decision_service_pb2.CommitBatchResponse
 InlineLimits = Sequence[policy_pb2.Limit]
-
-
-class Refused(Exception):
-    """The request has no answer. `reason` is that of the ErrorInfo; the reply names one of
-    `fields`, if there are any."""
-
-    def __init__(self, reason: str, fields: set[str]) -> None:
-        super().__init__(reason, fields)
-        self.reason = reason
-        self.fields = fields
-
-    @property
-    def code(self) -> str:
-        return "RESOURCE_EXHAUSTED" if self.reason == "TOO_MANY_KINDS" else "INVALID_ARGUMENT"
 
 
 # --------------------------------------------------------------------------- one attempt
@@ -140,121 +123,6 @@ def binding_of(denying: Sequence[Standing], now_ms: int, late: bool) -> Standing
     return max(denying, key=rank)  # of equals, max takes the first
 
 
-# --------------------------------------------------------------------------- one account
-
-
-@dataclass(frozen=True, slots=True)
-class Counting:
-    """Since when an account counts one kind: the first position that counts, and when that was.
-    `inline`: only because an inline limit has asked for it."""
-
-    position: int
-    since_ms: int
-    inline: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What a request id stands for once its attempt was allowed."""
-
-    payload: bytes
-    at_ms: int
-    account_sequence: int
-
-
-@dataclass(slots=True)
-class Account:
-    """Everything that has happened in one account."""
-
-    kinds: dict[Kind, Counting]
-    messages: list[Message] = field(default_factory=list)
-    remembered: dict[tuple[str, ...], Remembered] = field(default_factory=dict)
-    inline_used_ms: dict[Kind, int] = field(default_factory=dict)
-    # What `entries` has sorted out so far: only to save time.
-    sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
-
-    def keep_inline(self, kind: Kind, position: int, now_ms: int) -> None:
-        """An inline limit is used whose kind is to be kept from now on. There is room for so many,
-        and one that was not used for its window makes room for another."""
-        if kind not in self.kinds:
-            inline = [each for each, counting in self.kinds.items() if counting.inline]
-            if len(inline) >= INLINE_KINDS_MAX:
-                idle = [
-                    each
-                    for each in inline
-                    if not each.window.inside(self.inline_used_ms[each], now_ms)
-                ]
-                if not idle:
-                    raise Refused("TOO_MANY_KINDS", set())
-                del self.kinds[idle[0]]
-            self.kinds[kind] = Counting(position, now_ms, inline=True)
-        self.inline_used_ms[kind] = now_ms
-
-    def entries(
-        self, kind: Kind, counting: Counting, fields: Fields, later: Later, now_ms: int
-    ) -> list[Entry]:
-        """What is left at now_ms in the counter selected by `fields`, oldest first."""
-        key = kind.key(fields)
-        assert key is not None
-        counted: list[Entry] = []
-        pasts = [(self.sorted_out, self.messages)]
-        if later.messages:
-            pasts.append((later.sorted_out, later.messages))
-        for past, messages in pasts:
-            sorted_out = past.setdefault((kind, counting), SortedOut())
-            sorted_out.catch_up(kind, counting, messages)
-            counted += sorted_out.by_key.get(key, ())
-        if kind.measure == MESSAGES and isinstance(kind.window, Rolling):
-            # One less than are kept exactly, for the attempt itself may become the newest.
-            bucket_ms = -(-kind.window.duration_ms // EXACT_ENTRIES)
-            older = max(0, len(counted) - (EXACT_ENTRIES - 1))
-            counted[:older] = [
-                replace(entry, late_exit_ms=entry.exit_ms + bucket_ms) for entry in counted[:older]
-            ]
-        return [entry for entry in counted if entry.late_exit_ms > now_ms]
-
-
-@dataclass(slots=True)
-class SortedOut:
-    """The first so many messages of an account, by the counters of one kind that count them."""
-
-    message_count: int = 0
-    by_key: dict[tuple[str, ...], list[Entry]] = field(default_factory=dict)
-
-    def catch_up(self, kind: Kind, counting: Counting, messages: Sequence[Message]) -> None:
-        for message in messages[self.message_count :]:
-            key = counts_under(kind, counting, message)
-            if key is not None:
-                self.by_key.setdefault(key, []).append(entry_of(kind, message))
-        self.message_count = len(messages)
-
-
-@dataclass(slots=True)
-class Later:
-    """Messages that are counted for the sake of argument, after all that really were."""
-
-    messages: list[Message] = field(default_factory=list)
-    sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
-
-
-# No such messages. It stays empty.
-NOTHING = Later()
-
-
-def counts_under(kind: Kind, counting: Counting, message: Message) -> tuple[str, ...] | None:
-    """Under which key a message is counted, if it is."""
-    if message.position < counting.position or not kind.counts_message(message.fields):
-        return None
-    return kind.key(message.fields)
-
-
-def entry_of(kind: Kind, message: Message) -> Entry:
-    exit_ms = kind.window.exit_ms(message.at_ms)
-    member = kind.member(message.fields)
-    assert member is not None
-    return Entry(exit_ms, exit_ms, message.message_count, member)
-
-
 # --------------------------------------------------------------------------- all of it
 
 
@@ -296,11 +164,8 @@ class Oracle:
         self.book.revise(now_ms)
         for name, account in self.accounts.items():
             assigned = self.book.kinds_of(name)
-            for kind, counting in list(account.kinds.items()):
-                if kind in assigned:
-                    # One that was inline only becomes the policies' own.
-                    account.kinds[kind] = Counting(counting.position, counting.since_ms)
-                elif not counting.inline:
+            for kind in list(account.kinds):
+                if kind not in assigned and kind not in account.inline.values():
                     del account.kinds[kind]
             for kind, since_ms in assigned.items():
                 account.kinds.setdefault(kind, Counting(self.position, since_ms))
@@ -427,8 +292,9 @@ class Oracle:
     def _count(self, attempt: Attempt, inline_limits: InlineLimits, now_ms: int) -> int:
         """Counts an allowed attempt, and says the how manieth of its account it is."""
         account = self.accounts.setdefault(attempt.account, self.account(attempt.account))
-        for limit in inline_limits:
-            account.keep_inline(limit_of(limit).kind, self.position, now_ms)
+        kinds = [limit_of(limit).kind for limit in inline_limits]
+        assigned = self.book.kinds_of(attempt.account)
+        account.keep_inline(kinds, assigned, self.position, now_ms)
         account.messages.append(
             Message(self.position, now_ms, attempt.fields, attempt.message_count)
         )

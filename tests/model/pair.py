@@ -15,8 +15,9 @@ from google.protobuf.message import Message
 
 from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
+from tests.model.accounts import Refused
 from tests.model.driver import Driver, Fault
-from tests.model.oracle import ALLOWED, DENIED, Oracle, Refused, Verdict
+from tests.model.oracle import ALLOWED, DENIED, Oracle, Verdict
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)

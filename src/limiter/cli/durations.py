@@ -23,23 +23,33 @@ _UNIT_MS = {
     "d": DAY_MS,
 }
 _PART = re.compile(r"(\d{1,12})\s*(ms|min|s|m|h|d)")
-_WORDS = (("d", DAY_MS, HOUR_MS), ("h", HOUR_MS, MINUTE_MS), ("min", MINUTE_MS, SECOND_MS))
-_SMALLER = {"d": "h", "h": "min", "min": "s"}
 
 
 def in_words(duration_ms: int) -> str:
     """A duration in its two largest units, rounded up: "3 h 12 min", "2 d", "45 s", "80 ms"."""
     if duration_ms <= 0:
         return "0 s"
-    for unit, unit_ms, smaller_ms in _WORDS:
-        rounded_ms = -(-duration_ms // smaller_ms) * smaller_ms
-        if rounded_ms >= unit_ms:
-            whole, rest_ms = divmod(rounded_ms, unit_ms)
-            words = f"{whole} {unit}"
-            return f"{words} {rest_ms // smaller_ms} {_SMALLER[unit]}" if rest_ms else words
-    if duration_ms > SECOND_MS - 1:
-        return f"{-(-duration_ms // SECOND_MS)} s"
-    return f"{duration_ms} ms"
+    if duration_ms < SECOND_MS:
+        return f"{duration_ms} ms"
+    # In the smaller units first: 59 min 59.5 s are told as an hour.
+    seconds_ms = _rounded_up(duration_ms, SECOND_MS)
+    if seconds_ms < HOUR_MS:
+        return _in_units(seconds_ms, "min", "s")
+    minutes_ms = _rounded_up(duration_ms, MINUTE_MS)
+    if minutes_ms < DAY_MS:
+        return _in_units(minutes_ms, "h", "min")
+    return _in_units(_rounded_up(duration_ms, HOUR_MS), "d", "h")
+
+
+def _rounded_up(duration_ms: int, unit_ms: int) -> int:
+    return -(-duration_ms // unit_ms) * unit_ms
+
+
+def _in_units(duration_ms: int, larger: str, smaller: str) -> str:
+    whole, rest_ms = divmod(duration_ms, _UNIT_MS[larger])
+    words = [f"{whole} {larger}"] if whole else []
+    words += [f"{rest_ms // _UNIT_MS[smaller]} {smaller}"] if rest_ms else []
+    return " ".join(words)
 
 
 def parse_ms(text: str) -> int:
