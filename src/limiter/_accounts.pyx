@@ -332,9 +332,14 @@ cdef class Accounts:
         cdef int slot
         cdef int done = 0
         cdef KindState* state
+        cdef uint32_t size = account.contacts.size
         subject.contact_index = index_insert(&account.contacts, &subject.contact)
+        subject.fresh_contact = account.contacts.size != size
+        subject.fresh_address = False
         if subject.present & (1 << DIMENSION_ADDRESS):
+            size = account.addresses.size
             subject.address_index = index_insert(&account.addresses, &subject.address)
+            subject.fresh_address = account.addresses.size != size
         for slot in range(account.state_count):
             state = &account.states[slot]
             if (

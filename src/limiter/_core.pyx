@@ -314,8 +314,6 @@ cdef class Core:
         # Counts the attempt and remembers how to take that back.
         cdef uint32_t needed = self.undo_size + account.state_count + 1
         cdef uint32_t capacity
-        cdef uint32_t contacts = account.contacts.size
-        cdef uint32_t addresses = account.addresses.size
         cdef Undo* undo
         if needed > self.undo_capacity:
             capacity = 2 * needed
@@ -328,8 +326,8 @@ cdef class Core:
         self.undo_size += 1 + self.accounts.count_attempt(account, subject, now_ms, undo + 1)
         # The first row of an attempt says how many numbers it gave out.
         undo.slot = -1
-        undo.index = account.contacts.size - contacts
-        undo.before_ms = account.addresses.size - addresses
+        undo.index = subject.fresh_contact
+        undo.before_ms = subject.fresh_address
         return 0
 
     cdef void take_back_all(self, Account* account) except *:

@@ -15,7 +15,6 @@ from limiter._distinct cimport (
     distinct_add,
     distinct_expire,
     distinct_free,
-    distinct_latest_ms,
     distinct_restore,
 )
 from limiter._kinds cimport KindRules
@@ -27,7 +26,7 @@ from limiter._messages cimport (
 )
 from limiter._siphash cimport Digest, SipKey, siphash128
 from limiter._subject cimport Subject
-from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CONTACT, MEASURE_CONTACTS, MEASURE_MESSAGES
+from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CONTACT, MEASURE_ADDRESSES, MEASURE_MESSAGES
 
 
 cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil:
@@ -180,6 +179,7 @@ cdef int count(
 ) except -1 nogil:
     # Counts the attempt at now_ms; its indices and name ids are known by now.
     cdef Counter* counter
+    cdef bint fresh
     if state.kind.per_count:
         key_of(state.kind, subject, &undo.key)
     counter = make_counter(state, &undo.key, now_ms)
@@ -188,13 +188,15 @@ cdef int count(
         return messages_add(
             &counter.messages, state.kind.window, now_ms, subject.message_count, &undo.addition
         )
-    undo.index = (
-        subject.contact_index
-        if state.kind.measure == MEASURE_CONTACTS
-        else subject.address_index
+    undo.index = subject.contact_index
+    fresh = subject.fresh_contact
+    if state.kind.measure == MEASURE_ADDRESSES:
+        undo.index = subject.address_index
+        fresh = subject.fresh_address
+    undo.before_ms = distinct_add(
+        &counter.distinct, state.kind.window, now_ms, undo.index, fresh
     )
-    undo.before_ms = distinct_latest_ms(&counter.distinct, undo.index)
-    return distinct_add(&counter.distinct, state.kind.window, now_ms, undo.index)
+    return 0
 
 
 cdef int take_back(KindState* state, const Undo* undo) except -1 nogil:

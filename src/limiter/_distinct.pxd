@@ -40,9 +40,9 @@ cdef struct DistinctCounter:
     DenseSet* dense            # owned; NULL while sparse
 
 cdef void distinct_free(DistinctCounter* counter) noexcept nogil
-cdef int distinct_add(
-    DistinctCounter* counter, WindowRules* window, int64_t at_ms, uint32_t index
-) except -1 nogil
+cdef int64_t distinct_add(
+    DistinctCounter* counter, WindowRules* window, int64_t at_ms, uint32_t index, bint fresh
+) except -2 nogil
 cdef int distinct_expire(DistinctCounter* counter, int64_t first_ms) except -1 nogil
 cdef int distinct_restore(
     DistinctCounter* counter, WindowRules* window, uint32_t index, int64_t before_ms

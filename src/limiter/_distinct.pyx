@@ -79,11 +79,15 @@ cdef int sparse_grow(DistinctCounter* counter) except -1 nogil:
     return 0
 
 
-cdef int sparse_add(DistinctCounter* counter, int64_t at_ms, uint32_t index) except -1 nogil:
-    cdef uint32_t position = sparse_find(counter, index)
+cdef int64_t sparse_add(
+    DistinctCounter* counter, int64_t at_ms, uint32_t index, bint fresh
+) except -2 nogil:
+    cdef uint32_t position = <uint32_t>NO_INDEX if fresh else sparse_find(counter, index)
+    cdef int64_t before_ms = NEVER_MS
     if position != NO_INDEX:
-        if counter.sparse_at_ms[position] >= at_ms:
-            return 0
+        before_ms = counter.sparse_at_ms[position]
+        if before_ms >= at_ms:
+            return before_ms
         sparse_remove(counter, position, 1)
     elif counter.live == counter.capacity:
         sparse_grow(counter)
@@ -95,7 +99,7 @@ cdef int sparse_add(DistinctCounter* counter, int64_t at_ms, uint32_t index) exc
     counter.sparse_at_ms[position] = at_ms
     counter.sparse_indices[position] = index
     counter.live += 1
-    return 0
+    return before_ms
 
 
 cdef void sparse_free(DistinctCounter* counter) noexcept nogil:
@@ -362,18 +366,18 @@ cdef int dense_reserve(DenseSet* dense, uint32_t index) except -1 nogil:
     return 0
 
 
-cdef int dense_add(
+cdef int64_t dense_add(
     DistinctCounter* counter, WindowRules* window, int64_t at_ms, uint32_t index
-) except -1 nogil:
+) except -2 nogil:
     cdef DenseSet* dense = counter.dense
     cdef Bucket* bucket
     cdef bint inside
     cdef int64_t before_ms
     dense_reserve(dense, index)
     inside = is_member(dense, index)
-    before_ms = dense.latest_ms[index] if inside else 0
+    before_ms = dense.latest_ms[index] if inside else NEVER_MS
     if inside and before_ms >= at_ms:
-        return 0
+        return before_ms
     if at_ms <= dense.frontier_ms:
         heap_push(dense, at_ms, index)
         dense.heap_live += 1
@@ -390,7 +394,7 @@ cdef int dense_add(
     dense.latest_ms[index] = at_ms
     if dense.listed > 2 * <uint64_t>counter.live + SWEEP_SLACK:
         bucket_sweep(dense)
-    return 0
+    return before_ms
 
 
 cdef void dense_free(DenseSet* dense) noexcept nogil:
@@ -455,7 +459,7 @@ cdef int dense_to_sparse(DistinctCounter* counter) except -1 nogil:
     counter.live = 0
     dense_free(dense)
     for i in range(size):
-        sparse_add(counter, few[i].at_ms, few[i].index)
+        sparse_add(counter, few[i].at_ms, few[i].index, True)
     return 0
 
 
@@ -485,13 +489,14 @@ cdef void distinct_free(DistinctCounter* counter) noexcept nogil:
         counter.dense = NULL
 
 
-cdef int distinct_add(
-    DistinctCounter* counter, WindowRules* window, int64_t at_ms, uint32_t index
-) except -1 nogil:
-    # The member `index` was sent to at at_ms; a send before its latest one changes nothing.
+cdef int64_t distinct_add(
+    DistinctCounter* counter, WindowRules* window, int64_t at_ms, uint32_t index, bint fresh
+) except -2 nogil:
+    # The member `index` was sent to at at_ms; a send before its latest one changes nothing. Returns
+    # that latest one, NEVER_MS if it was not inside. `fresh` says that it cannot have been.
     if counter.dense == NULL:
         if counter.live < SPARSE_MAX:
-            return sparse_add(counter, at_ms, index)
+            return sparse_add(counter, at_ms, index, fresh)
         sparse_to_dense(counter, window)
     return dense_add(counter, window, at_ms, index)
 
@@ -510,7 +515,7 @@ cdef int distinct_restore(
             counter.dense.heap_live -= 1
         clear_member(counter, counter.dense, index)
     if before_ms != NEVER_MS:
-        distinct_add(counter, window, before_ms, index)
+        distinct_add(counter, window, before_ms, index, True)
     return 0
 
 

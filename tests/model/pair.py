@@ -283,7 +283,10 @@ class Pair:
 
     def _note(self, attempt: attempt_pb2.Attempt) -> None:
         if len(self.templates) < TEMPLATES_MAX:
-            self.templates.setdefault(attempt.SerializeToString(deterministic=True), attempt)
+            # A copy: tests go on to change what they have sent.
+            template = attempt_pb2.Attempt()
+            template.CopyFrom(attempt)
+            self.templates.setdefault(template.SerializeToString(deterministic=True), template)
 
     def _ask(self, method: Callable[[Request], Reply], request: Request) -> Reply | None:
         """The service's reply; None if it refuses. Remembers the fault for `_compare`."""
