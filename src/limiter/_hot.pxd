@@ -6,7 +6,7 @@ from limiter._accounts cimport Account
 from limiter._core cimport Core, RequestKey
 from limiter._index cimport DenseIndex
 from limiter._judge cimport Judge
-from limiter._kinds cimport InlineRules
+from limiter._kinds cimport BoundPlan, InlineRules
 from limiter._requests cimport RequestTable
 from limiter._siphash cimport Digest
 from limiter._subject cimport Subject
@@ -35,6 +35,7 @@ cdef class Decider:
     cdef int validate_batch(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except -1
+    cdef int require_reply_room(self, BoundPlan plan, InlineRules rules) except -1
     cdef int commit_each(
         self,
         Subject* subject,

@@ -17,7 +17,7 @@ from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Committed, Core, RequestKey
 from limiter._index cimport NO_INDEX, index_find, index_free, index_insert
 from limiter._judge cimport ASK_DECISION, Judge
-from limiter._kinds cimport BoundPlan, InlineRules, Rule, bind_inline
+from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow, bind_inline
 from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
 from limiter._siphash cimport Digest, same_digest, siphash128
 from limiter._subject cimport Subject
@@ -36,8 +36,14 @@ from limiter._types cimport (
 )
 from limiter._wire cimport Decoder, OutBuffer, Request
 
+cdef int64_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
 _INLINE_CACHE_MAX = 10_000
+
+cdef enum:
+    # What a limit's status and a recipient's result take in a reply, names and reference apart.
+    STATUS_FIXED_BYTES_MAX = 80
+    RESULT_FIXED_BYTES_MAX = 80
 
 cdef enum:
     # What the recipients of a batch are tried for.
@@ -188,6 +194,7 @@ cdef class Decider:
         cdef const RequestRow* other
         cdef uint32_t i
         cdef uint32_t with_ids = 0
+        self.require_reply_room(plan, rules)
         self.core.remembered(batch, now_ms)
         requests_free(&self.asked)
         memset(&self.asked, 0, sizeof(self.asked))
@@ -221,6 +228,39 @@ cdef class Decider:
                 "TOO_MANY_REQUEST_IDS",
                 f"{REQUEST_IDS_MAX} request ids are remembered, which is the ceiling; commit"
                 " without a request_id or wait until older ones pass their retention",
+            )
+        return 0
+
+    cdef int require_reply_room(self, BoundPlan plan, InlineRules rules) except -1:
+        # Raises InvalidArgument unless the reply surely fits a message, for afterwards is too late.
+        cdef Request* request = &self.decoder.request
+        cdef int64_t largest = 0
+        cdef int64_t total = 0
+        cdef int64_t each
+        cdef const RuleRow* row
+        cdef int inline_count = rules.count if rules is not None else 0
+        cdef int place
+        cdef uint32_t i
+        for place in range(plan.count + inline_count):
+            row = plan.rows[place] if place < plan.count else rules.rows[place - plan.count]
+            each = row.policy.size + row.limit_id.size + STATUS_FIXED_BYTES_MAX
+            largest = max(largest, each)
+            total += each
+        # The binding limit, and all of them in the full view.
+        each = RESULT_FIXED_BYTES_MAX + largest + (total if request.view == VIEW_FULL else 0)
+        total = each * request.recipient_count
+        for i in range(request.recipient_count):
+            total += request.recipients[i].reference.size
+        if total > MESSAGE_BYTES_MAX:
+            raise InvalidArgument.for_field(
+                "recipients",
+                f"the reply to {request.recipient_count} recipients may take {total} bytes, and a"
+                f" message takes at most {MESSAGE_BYTES_MAX}; "
+                + (
+                    "ask for VIEW_BASIC or send fewer at once"
+                    if request.view == VIEW_FULL
+                    else "send fewer at once"
+                ),
             )
         return 0
 

@@ -134,15 +134,28 @@ EXACT_INSTANTS: Final = 1_440
 DISTINCT_SPARSE_MAX: Final = 256
 DISTINCT_BUCKETS: Final = 256
 
-# Names of low cardinality (resources, campaigns, agents, …) that the journal gives a number to. The
-# number is a 24-bit field of an event.
+# Names (accounts, resources, campaigns, agents, …) that the journal gives a number to; they stay in
+# memory.
 NAMES_MAX: Final = 16_000_000
+
+# --- Clock ----------------------------------------------------------------------------------------
+
+# How far the wall clock may be behind the last journalled instant at start, and how far ahead.
+START_BEHIND_MS_MAX: Final = MINUTE_MS
+START_AHEAD_MS_MAX: Final = 400 * DAY_MS
 
 # --- Journal and request ids ----------------------------------------------------------------------
 
 # Events that wait for the group in front of them to reach the disk. What arrives beyond that is
 # refused before any work is done.
 PENDING_JOURNAL_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# The address space of a store, not its disk: the file is sparse and grows as it is written. Never
+# resized.
+STORE_MAP_BYTES: Final = 1 << 40
+
+# One read transaction of the store takes this much at most, and at least one group.
+STORE_READ_BYTES_MAX: Final = 8 * 1024 * 1024
 
 # For how long, and how many, request ids of allowed commits are remembered.
 REQUEST_ID_RETENTION_MS: Final = DAY_MS
@@ -153,6 +166,12 @@ REQUEST_IDS_MAX: Final = 20_000_000
 # Calls under way at once, streams among them.
 CONCURRENT_CALLS_MAX: Final = 10_000
 CONCURRENT_STREAMS_MAX: Final = 1_000
+
+# Requests of one stream that are decided and wait for their group or their turn to be answered.
+STREAM_WINDOW_MAX: Final = 1_024
+
+# When to come back after a refusal for load: a few groups later.
+RETRY_AFTER_MS: Final = 50
 
 # How long a server that was told to stop waits for the calls under way.
 DRAIN_MS_MAX: Final = 10 * SECOND_MS

@@ -27,8 +27,6 @@ from typing import Final, Protocol
 from limiter import bounds, errors
 
 __all__ = [
-    "START_AHEAD_MS_MAX",
-    "START_BEHIND_MS_MAX",
     "Clock",
     "DrivenClock",
     "SystemClock",
@@ -40,10 +38,6 @@ _MS: Final = 1_000_000
 
 # The part of the elapsed time that a correction may add or take away: one in twenty.
 _SLEW_DIVISOR: Final = 20
-
-# How far the wall clock may be behind the last journalled instant at start, and how far ahead.
-START_BEHIND_MS_MAX: Final = bounds.MINUTE_MS
-START_AHEAD_MS_MAX: Final = 400 * bounds.DAY_MS
 
 
 class Clock(Protocol):
@@ -135,7 +129,7 @@ def check_start(wall_ms: int, last_event_ms: int, accept_clock: bool = False) ->
     if accept_clock or last_event_ms == 0:
         return
     difference_ms = wall_ms - last_event_ms
-    if -START_BEHIND_MS_MAX <= difference_ms <= START_AHEAD_MS_MAX:
+    if -bounds.START_BEHIND_MS_MAX <= difference_ms <= bounds.START_AHEAD_MS_MAX:
         return
     where = "behind" if difference_ms < 0 else "ahead of"
     then = (

@@ -62,8 +62,8 @@ _SHARD: Final = 0
 _MEND_DELAY_S: Final = 1.0
 _MEND_DELAY_S_MAX: Final = 30.0
 
-# How long the event loop may keep the interpreter while the journal's thread asks for it. A group
-# beside a busy loop takes 13 ms with Python's default of 5 ms, and 7 ms with this (6 ms by itself).
+# How long the event loop may keep the interpreter while the journal's thread asks for it. Python's
+# default of 5 ms is as long as writing a group takes.
 _SWITCH_INTERVAL_S: Final = 0.0005
 
 # How often a long recovery says how far it is.

@@ -37,7 +37,7 @@ from typing import Final
 
 import lmdb
 
-from limiter import errors
+from limiter import bounds, errors
 from limiter.journal import FIRST_SEQUENCE, SequenceConflict
 
 __all__ = ["DIGEST_KEY_BYTES", "DataFolder", "LmdbJournal"]
@@ -45,12 +45,6 @@ __all__ = ["DIGEST_KEY_BYTES", "DataFolder", "LmdbJournal"]
 _log: Final = logging.getLogger(__name__)
 
 DIGEST_KEY_BYTES: Final = 32
-
-# Address space, not disk: the file is sparse and grows as it is written. Never resized.
-_MAP_BYTES: Final = 1 << 40
-
-# One read transaction takes this much at most (and at least one group).
-_READ_SLICE_BYTES: Final = 8 * 1024 * 1024
 
 # Room that a quota keeps for LMDB's own pages beside a group: a path through the tree, free pages.
 _QUOTA_MARGIN_BYTES: Final = 1024 * 1024
@@ -107,7 +101,9 @@ class DataFolder:
         os.pwrite(self._lock, text, 0)
         os.ftruncate(self._lock, len(text))
 
-    def open(self, *, shard: int = 0, quota_bytes: int = _MAP_BYTES) -> tuple[LmdbJournal, bytes]:
+    def open(
+        self, *, shard: int = 0, quota_bytes: int = bounds.STORE_MAP_BYTES
+    ) -> tuple[LmdbJournal, bytes]:
         """The folder's journal and its key for digests, both made if the folder is new.
 
         Raises DataLoss when one of them is damaged, or is missing although the other is not, and
@@ -201,12 +197,12 @@ class LmdbJournal:
         path: Path,
         *,
         shard: int = 0,
-        quota_bytes: int = _MAP_BYTES,
+        quota_bytes: int = bounds.STORE_MAP_BYTES,
         must_exist: bool = False,
     ) -> None:
         self._path = path
         self._shard = shard
-        self._quota_bytes = min(quota_bytes, _MAP_BYTES)
+        self._quota_bytes = min(quota_bytes, bounds.STORE_MAP_BYTES)
         self._must_exist = must_exist
         data = path / "data.mdb"
         if must_exist and (not data.exists() or data.stat().st_size == 0):
@@ -214,7 +210,7 @@ class LmdbJournal:
         try:
             path.mkdir(mode=0o700, exist_ok=True)
             self._env = lmdb.open(
-                str(path), map_size=_MAP_BYTES, mode=0o600, max_dbs=0, max_spare_txns=2
+                str(path), map_size=bounds.STORE_MAP_BYTES, mode=0o600, max_dbs=0, max_spare_txns=2
             )
         except (OSError, lmdb.Error) as error:
             raise self._fault(error, "cannot be opened") from error
@@ -295,7 +291,9 @@ class LmdbJournal:
         """Yields the (sequence, record) pairs from `first` to the tail in order, slice by slice."""
         self._check_shard(shard)
         last = self.tail(shard)
-        while first <= last and (records := self._read_slice(first, last, _READ_SLICE_BYTES)):
+        while first <= last and (
+            records := self._read_slice(first, last, bounds.STORE_READ_BYTES_MAX)
+        ):
             yield from records
             first = records[-1][0] + 1
 

@@ -227,6 +227,22 @@ class TestBatch:
             request = batch_request("a", ["c0", "c1", "c2"], atomicity=whole)
             assert (await inside.decisions.CommitBatch(request)).accepted_count == 3
 
+    async def test_a_reply_that_may_not_fit_a_message_is_refused_before_it_counts(
+        self, tmp_path: Path
+    ) -> None:
+        async with serving(tmp_path / "data") as inside:
+            limits = [cap(100_000, limit_id=f"limit-{number}") for number in range(8)]
+            await assign(inside, "a", *limits)
+            contacts = [f"c{number}" for number in range(5_000)]
+            request = batch_request("a", contacts, view=decision_pb2.VIEW_FULL)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await inside.decisions.CommitBatch(request)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "ask for VIEW_BASIC or send fewer at once" in str(caught.value.details())
+            assert {each.used_count for each in await usage(inside, "a")} == {0}
+            request.view = decision_pb2.VIEW_BASIC
+            assert (await inside.decisions.CommitBatch(request)).accepted_count == 5_000
+
     async def test_duplicates_are_left_out_on_demand(self, tmp_path: Path) -> None:
         async with serving(tmp_path / "data") as inside:
             await assign(inside, "a", cap(5))

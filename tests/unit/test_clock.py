@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from limiter import bounds, errors
 from limiter.clock import (
-    START_AHEAD_MS_MAX,
-    START_BEHIND_MS_MAX,
     DrivenClock,
     SystemClock,
     check_start,
@@ -179,7 +177,8 @@ class TestCheckStart:
     LAST_MS = 1_800_000_000_000
 
     @pytest.mark.parametrize(
-        "difference_ms", [-START_BEHIND_MS_MAX, -1, 0, bounds.DAY_MS, START_AHEAD_MS_MAX]
+        "difference_ms",
+        [-bounds.START_BEHIND_MS_MAX, -1, 0, bounds.DAY_MS, bounds.START_AHEAD_MS_MAX],
     )
     def test_what_may_be_is_accepted(self, difference_ms: int) -> None:
         check_start(self.LAST_MS + difference_ms, self.LAST_MS)
@@ -187,9 +186,9 @@ class TestCheckStart:
     @pytest.mark.parametrize(
         ("difference_ms", "words"),
         [
-            (-START_BEHIND_MS_MAX - 1, "0.00 days behind"),
+            (-bounds.START_BEHIND_MS_MAX - 1, "0.00 days behind"),
             (-3 * bounds.DAY_MS, "3.00 days behind"),
-            (START_AHEAD_MS_MAX + 1, "400.00 days ahead of"),
+            (bounds.START_AHEAD_MS_MAX + 1, "400.00 days ahead of"),
         ],
     )
     def test_what_cannot_be_is_refused_with_the_way_out(

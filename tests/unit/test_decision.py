@@ -14,7 +14,6 @@ from google.rpc import error_details_pb2, status_pb2
 from limiter import bounds, errors
 from limiter.clock import DrivenClock
 from limiter.journal import GroupCommitter, read_groups
-from limiter.service import decision
 from limiter.service.decision import SERVICE, DecisionService, Engine
 from tests.unit.memory_journal import ListSource, MemoryJournal
 
@@ -299,7 +298,7 @@ class TestStream:
     async def test_the_window_bounds_what_is_decided_ahead(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(decision, "STREAM_WINDOW_MAX", 10)
+        monkeypatch.setattr(bounds, "STREAM_WINDOW_MAX", 10)
         async with serving(gated=True) as harness:
             stream = harness.stream()
             for number in range(30):

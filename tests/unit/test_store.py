@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from limiter import errors
+from limiter import bounds, errors
 from limiter.journal import Journal, SequenceConflict, encode_group, read_groups
 from limiter.store import DIGEST_KEY_BYTES, DataFolder, LmdbJournal
 
@@ -224,7 +224,7 @@ class TestLmdbJournal:
     def test_large_groups_are_replayed_in_slices(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("limiter.store._READ_SLICE_BYTES", 10_000)
+        monkeypatch.setattr(bounds, "STORE_READ_BYTES_MAX", 10_000)
         journal = LmdbJournal(tmp_path / "journal")
         generator = random.Random(7)
         written = []

@@ -35,12 +35,6 @@ __all__ = ["SERVICE", "Committer", "Decider", "DecisionService", "Engine", "Pend
 
 SERVICE: Final = decision_service_pb2.DESCRIPTOR.services_by_name["DecisionService"]
 
-# Requests of one stream that are decided and wait for their group or their turn to be answered.
-STREAM_WINDOW_MAX: Final = 1_024
-
-# When to come back after a refusal for load: a few groups later.
-RETRY_AFTER_MS: Final = 50
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -240,7 +234,7 @@ class _Stream:
     def __init__(self, service: DecisionService, context: _Context) -> None:
         self._service = service
         self._context = context
-        self._window = asyncio.Semaphore(STREAM_WINDOW_MAX)
+        self._window = asyncio.Semaphore(bounds.STREAM_WINDOW_MAX)
         self._answers: asyncio.Queue[_Answer | _End] = asyncio.Queue()
 
     async def read(self) -> None:
@@ -294,5 +288,5 @@ def _draining() -> errors.Unavailable:
 
 def _overloaded(why: str) -> errors.ResourceExhausted:
     return errors.ResourceExhausted(
-        "OVERLOADED", f"{why}; nothing was done", retry_after_ms=RETRY_AFTER_MS
+        "OVERLOADED", f"{why}; nothing was done", retry_after_ms=bounds.RETRY_AFTER_MS
     )
