@@ -40,7 +40,9 @@ def test_all_pages_of_all_parents_are_one_list(
             parent=parent, page_size=PAGE_SIZE, page_token=token
         )
         policies = [policy_pb2.Policy(name=name) for name in names]
-        page = policy_service_pb2.ListPoliciesResponse(policies=policies, next_page_token=next_token)
+        page = policy_service_pb2.ListPoliciesResponse(
+            policies=policies, next_page_token=next_token
+        )
         call.terminate(page, *OK)
     assert [policy.name for policy in listed.result(60).policies] == ["a", "b", "c"]
 
