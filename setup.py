@@ -23,7 +23,7 @@ SANITIZE = os.environ.get("LIMITER_BUILD_SANITIZE", "")
 SKIP = os.environ.get("LIMITER_BUILD_SKIP", "") not in ("", "0")
 COVERAGE = os.environ.get("LIMITER_BUILD_COVERAGE", "") not in ("", "0")
 
-compile_args = ["-O0", "-g3"] if DEBUG else ["-O2", "-g1"]
+compile_args = ["-O0", "-g3"] if DEBUG else ["-O2", "-g0"]
 # Packed events are read in place through pointers of other types, hence no strict aliasing.
 compile_args += ["-std=c11", "-Wall", "-Wno-unused-function", "-fno-strict-aliasing"]
 link_args: list[str] = []

@@ -166,7 +166,6 @@ def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "exit_code", "message"),
     [
-        (["--listen", "0.0.0.0:0"], ExitCode.CONFLICT, "--insecure"),
         (["--listen", "here"], ExitCode.USAGE, "--listen: must be HOST:PORT"),
         (["--transport", "native"], ExitCode.USAGE, "--transport: native is not available yet"),
         (["--clock-start", START], ExitCode.USAGE, "--clock-start: needs a driven clock"),
@@ -182,9 +181,16 @@ def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
 def test_a_server_that_cannot_start_says_why(
     tmp_path: Path, options: list[str], exit_code: ExitCode, message: str
 ) -> None:
-    found = refused(tmp_path / "data", *options)
-    assert found[0] == exit_code
-    assert message in found[1]
+    arguments = ["serve", "--data-dir", str(tmp_path / "data"), *options]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == exit_code
+    assert message in found.stderr
+
+
+def test_a_server_is_not_reachable_by_accident(tmp_path: Path) -> None:
+    exit_code, message = refused(tmp_path / "data", "--listen", "0.0.0.0:0")
+    assert exit_code == ExitCode.CONFLICT
+    assert "--insecure" in message
 
 
 def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
