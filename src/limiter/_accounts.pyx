@@ -9,6 +9,7 @@ makes no difference: between a change and the touch nothing was counted.
 A Check of an account that does not exist asks the `visitor`, an account that is emptied afterwards.
 """
 
+cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport calloc, free, realloc
 from libc.stdint cimport int64_t, uint32_t
@@ -20,18 +21,18 @@ from limiter._calendar cimport window_first_ms
 from limiter._counters cimport KindState, Undo, count, state_free, take_back
 from limiter._index cimport (
     NO_INDEX,
+    index_append,
     index_find,
     index_free,
-    index_insert,
 )
 from limiter._kinds cimport (
     MATCHES,
     Binding,
-    Conditions,
     InlineRules,
     Kind,
     KindRules,
     Rule,
+    matching,
 )
 from limiter._names cimport names_find, names_free, names_insert
 from limiter._subject cimport Name, Subject
@@ -100,6 +101,7 @@ cdef inline bint is_idle(const KindState* state, int64_t now_ms) noexcept:
     return state.inline_place and state.last_used_ms < window_first_ms(state.kind.window, now_ms)
 
 
+@cython.final
 cdef class Accounts:
     def __cinit__(self, bind):
         self.bind = bind
@@ -312,13 +314,15 @@ cdef class Accounts:
     # ------------------------------------------------------------ counting
 
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil:
-        # Fills in the indices and ids that are known already.
+        # Fills in the indices and ids that are known already; NO_INDEX and 0 for the others.
         cdef int dimension
         cdef Name* name
         subject.contact_index = index_find(&account.contacts, &subject.contact)
         subject.address_index = NO_INDEX
         if subject.present & (1 << DIMENSION_ADDRESS):
             subject.address_index = index_find(&account.addresses, &subject.address)
+        if subject.interned:
+            return
         for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
             name = &subject.names[dimension]
             if subject.present & (<uint32_t>1 << dimension) and name.id == 0:
@@ -327,24 +331,24 @@ cdef class Accounts:
     cdef int count_attempt(
         self, Account* account, Subject* subject, int64_t now_ms, Undo* undo
     ) except -1:
-        # Counts the attempt in every kind that the account keeps and that counts it. `undo` has
-        # room for one row per kind; returns how many rows were filled.
+        # Counts the attempt, which was located in the account, in every kind that the account keeps
+        # and that counts it. `undo` has room for one row per kind; returns how many were filled.
         cdef int slot
         cdef int done = 0
         cdef KindState* state
-        cdef uint32_t size = account.contacts.size
-        subject.contact_index = index_insert(&account.contacts, &subject.contact)
-        subject.fresh_contact = account.contacts.size != size
-        subject.fresh_address = False
-        if subject.present & (1 << DIMENSION_ADDRESS):
-            size = account.addresses.size
-            subject.address_index = index_insert(&account.addresses, &subject.address)
-            subject.fresh_address = account.addresses.size != size
+        subject.fresh_contact = subject.contact_index == NO_INDEX
+        if subject.fresh_contact:
+            subject.contact_index = index_append(&account.contacts, &subject.contact)
+        subject.fresh_address = (
+            subject.present & (1 << DIMENSION_ADDRESS) != 0 and subject.address_index == NO_INDEX
+        )
+        if subject.fresh_address:
+            subject.address_index = index_append(&account.addresses, &subject.address)
         for slot in range(account.state_count):
             state = &account.states[slot]
             if (
                 state.kind.needs & ~subject.present == 0
-                and (<Conditions>state.kind.counts).match(subject) == MATCHES
+                and matching(state.kind.counts, subject) == MATCHES
             ):
                 undo[done].slot = slot
                 count(state, subject, now_ms, &undo[done])

@@ -43,7 +43,12 @@ cdef class Core:
     cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept
     cdef BoundPlan plan_of(self, Account* account, Subject* subject)
     cdef Account* decide(
-        self, Subject* subject, InlineRules inline_rules, int64_t now_ms, bint require_policy
+        self,
+        Subject* subject,
+        InlineRules inline_rules,
+        int64_t now_ms,
+        bint require_policy,
+        bint full,
     ) except NULL
     cdef int commit(
         self,
@@ -52,6 +57,7 @@ cdef class Core:
         const RequestKey* key,
         int64_t now_ms,
         bint require_policy,
+        bint full,
         Committed* committed,
     ) except -1
     cdef int answer_again(

@@ -12,6 +12,7 @@ What always holds:
 - instants never go back: `now_ms` of a call is at or after that of every call before.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -79,6 +80,7 @@ cdef SipKey derived_key(bytes digest_key, int half, uint8_t purpose):
     return derived
 
 
+@cython.final
 cdef class Core:
     """The state of one shard. `digest_key` are 32 secret bytes; `bind(account)` tells what holds
     for an account (and returns the same Binding while nothing changed for it);
@@ -211,7 +213,12 @@ cdef class Core:
         return (<Binding>account.binding).plan_for(subject, &self.accounts.keys)
 
     cdef Account* decide(
-        self, Subject* subject, InlineRules inline_rules, int64_t now_ms, bint require_policy
+        self,
+        Subject* subject,
+        InlineRules inline_rules,
+        int64_t now_ms,
+        bint require_policy,
+        bint full,
     ) except NULL:
         # Judges the attempt; the decision is in self.judge. The visitor stands in for an account
         # that does not exist.
@@ -225,6 +232,7 @@ cdef class Core:
             subject,
             now_ms,
             require_policy,
+            full,
         )
         return account
 
@@ -235,6 +243,7 @@ cdef class Core:
         const RequestKey* key,
         int64_t now_ms,
         bint require_policy,
+        bint full,
         Committed* committed,
     ) except -1:
         # Judges the attempt and, if it is allowed, counts and journals it; a denial is journalled.
@@ -244,7 +253,7 @@ cdef class Core:
         if row != NULL:
             self.answer_again(subject, inline_rules, row, now_ms, committed)
             return 0
-        account = self.decide(subject, inline_rules, now_ms, require_policy)
+        account = self.decide(subject, inline_rules, now_ms, require_policy, full)
         memset(committed, 0, sizeof(Committed))
         if self.judge.decision.outcome != OUTCOME_ALLOWED:
             self.record_denial(account, subject, now_ms)
@@ -467,6 +476,8 @@ cdef class Core:
         # Gives every name of the attempt an id; may be refused for lack of room.
         cdef int dimension
         cdef Name* name
+        if subject.interned:
+            return 0
         for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
             name = &subject.names[dimension]
             if subject.present & (<uint32_t>1 << dimension) and name.id == 0:
@@ -475,6 +486,7 @@ cdef class Core:
             subject.account.id = names_insert(
                 &self.accounts.names, subject.account.text, subject.account.hash
             )
+        subject.interned = True
         return 0
 
     cdef int fill_event(self, Event* event, Subject* subject, int64_t now_ms) except -1:
@@ -623,7 +635,9 @@ cdef class Core:
         for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
             if event.present & (<uint32_t>1 << dimension):
                 self.name_of(event.names[dimension], &subject.names[dimension])
+        subject.interned = True
         account = self.accounts.make(subject)
+        self.accounts.locate(account, subject)
         if event.sequence != account.sequence + 1:
             raise DataLoss(
                 "JOURNAL_CORRUPT",

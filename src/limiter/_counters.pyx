@@ -26,7 +26,12 @@ from limiter._messages cimport (
 )
 from limiter._siphash cimport Digest, SipKey, siphash128
 from limiter._subject cimport Subject
-from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CONTACT, MEASURE_ADDRESSES, MEASURE_MESSAGES
+from limiter._types cimport (
+    DIMENSION_ADDRESS,
+    DIMENSION_CONTACT,
+    MEASURE_ADDRESSES,
+    MEASURE_MESSAGES,
+)
 
 
 cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil:

@@ -6,6 +6,7 @@ events of what was counted are then in the core's buffer, waiting for their grou
 validated whole before anything of it is counted, so a call that raises has changed nothing.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -15,7 +16,7 @@ from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Committed, Core, RequestKey
-from limiter._index cimport NO_INDEX, index_find, index_free, index_insert
+from limiter._index cimport NO_INDEX, index_append, index_find, index_free
 from limiter._judge cimport ASK_DECISION, Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow, bind_inline
 from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
@@ -75,6 +76,7 @@ def compile_at(compile_inline, place, limit):
         ) from None
 
 
+@cython.final
 cdef class Decider:
     """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule or raises
     InvalidArgument; with `require_policy` an attempt that no assignment covers is denied.
@@ -102,14 +104,14 @@ cdef class Decider:
     def check(self, bytes request not None, int64_t now_ms):
         """Check: what would Commit say now? Changes nothing."""
         cdef Subject subject
+        cdef int view
         now_ms = self.begin(now_ms)
         self.decoder.check(data_of(request), PyBytes_GET_SIZE(request))
         rules = self.inline_rules()
         self.core.prepare(&self.decoder.request.attempt, &subject)
-        self.core.decide(&subject, rules, now_ms, self.require_policy)
-        self.out.check_response(
-            &self.core.judge.decision, self.decoder.request.view or VIEW_FULL
-        )
+        view = self.decoder.request.view or VIEW_FULL
+        self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
+        self.out.check_response(&self.core.judge.decision, view)
         return self.out.take()
 
     def commit(self, bytes request not None, int64_t now_ms):
@@ -117,15 +119,19 @@ cdef class Decider:
         cdef Subject subject
         cdef RequestKey key
         cdef Committed committed
+        cdef int view
         now_ms = self.begin(now_ms)
         self.decoder.commit(data_of(request), PyBytes_GET_SIZE(request))
         rules = self.inline_rules()
         key = self.single_key(rules)
         self.core.prepare(&self.decoder.request.attempt, &subject)
-        self.core.commit(&subject, rules, &key, now_ms, self.require_policy, &committed)
+        view = self.decoder.request.view or VIEW_FULL
+        self.core.commit(
+            &subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
+        )
         self.out.commit_response(
             &self.core.judge.decision,
-            self.decoder.request.view or VIEW_FULL,
+            view,
             committed.position,
             committed.sequence,
             committed.replayed,
@@ -277,6 +283,7 @@ cdef class Decider:
         cdef Recipient* recipient
         cdef RequestKey key
         cdef Committed committed
+        cdef int view = request.view or VIEW_BASIC
         cdef uint32_t i
         self.forget_seen()
         memset(counts, 0, sizeof(BatchCounts))
@@ -288,7 +295,9 @@ cdef class Decider:
                 self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
                 continue
             key = self.recipient_key(rules, batch, i)
-            self.core.commit(subject, rules, &key, now_ms, self.require_policy, &committed)
+            self.core.commit(
+                subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
+            )
             if committed.position:
                 counts.accepted += 1
                 self.core.remember_batch(subject, batch, now_ms)
@@ -297,7 +306,7 @@ cdef class Decider:
             self.out.batch_result(
                 recipient.reference,
                 &self.core.judge.decision,
-                request.view or VIEW_BASIC,
+                view,
                 committed.position,
                 committed.sequence,
                 committed.replayed,
@@ -353,6 +362,7 @@ cdef class Decider:
         cdef RequestKey key
         cdef const RequestRow* row
         cdef Committed committed
+        cdef int view = request.view or VIEW_BASIC
         cdef uint32_t i
         cdef bint fits
         for i in range(request.recipient_count):
@@ -371,12 +381,19 @@ cdef class Decider:
                 core.answer_again(trial, rules, row, now_ms, &committed)
             else:
                 core.judge.decide(
-                    core.accounts, account, plan, rules, trial, now_ms, self.require_policy
+                    core.accounts,
+                    account,
+                    plan,
+                    rules,
+                    trial,
+                    now_ms,
+                    self.require_policy,
+                    view == VIEW_FULL,
                 )
                 fits = core.judge.decision.outcome == OUTCOME_ALLOWED
                 if purpose == TRY_TO_REJECT:
                     # Before it is counted: its statuses are those of what stands before it.
-                    core.judge.reject(now_ms, retry_ms)
+                    core.judge.reject(now_ms, retry_ms, view == VIEW_FULL)
                     if journal:
                         core.record_denial(account, trial, now_ms)
                 if fits:
@@ -389,7 +406,7 @@ cdef class Decider:
                 self.out.batch_result(
                     recipient.reference,
                     &core.judge.decision,
-                    request.view or VIEW_BASIC,
+                    view,
                     committed.position,
                     committed.sequence,
                     committed.replayed,
@@ -526,7 +543,7 @@ cdef class Decider:
             who = &subject.address
         if index_find(&self.seen, who) != NO_INDEX:
             return True
-        index_insert(&self.seen, who)
+        index_append(&self.seen, who)
         return False
 
     # ------------------------------------------------------------ what is asked under an id

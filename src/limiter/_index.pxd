@@ -17,5 +17,5 @@ cdef struct DenseIndex:
 
 cdef void index_free(DenseIndex* index) noexcept nogil
 cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept nogil
-cdef uint32_t index_insert(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil
+cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil
 cdef void index_remove_last(DenseIndex* index) noexcept nogil

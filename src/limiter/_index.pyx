@@ -71,12 +71,9 @@ cdef int grow_rows(DenseIndex* index) except -1 nogil:
     return 0
 
 
-cdef uint32_t index_insert(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil:
-    # The digest's index; the next free one if it is new.
-    cdef uint32_t found = index_find(index, digest)
+cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil:
+    # The index of a digest that has none yet.
     cdef uint32_t slot
-    if found != NO_INDEX:
-        return found
     if index.size == index.capacity:
         grow_rows(index)
     if (index.size + 1) * <uint64_t>4 > index.slot_count * <uint64_t>3:

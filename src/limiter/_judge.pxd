@@ -43,9 +43,10 @@ cdef class Judge:
         const Subject* subject,
         int64_t now_ms,
         bint require_policy,
+        bint full,
     ) except -1
     cdef void answer_again(self, int64_t decide_ms) noexcept
-    cdef int reject(self, int64_t now_ms, int64_t retry_ms) except -1
+    cdef int reject(self, int64_t now_ms, int64_t retry_ms, bint full) except -1
     cdef int require_fields(
         self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int recipient
     ) except -1
@@ -82,4 +83,6 @@ cdef class Judge:
     cdef int64_t retry_ms(self, int64_t now_ms) except? -2
     cdef int find_binding(self, int64_t now_ms) except -2
     cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1
+    cdef int report_one(self, int i, int64_t now_ms, bint allowed, Question question) except -1
+    cdef int show(self, int64_t now_ms, bint full) except -1
     cdef int reserve(self, int count) except -1

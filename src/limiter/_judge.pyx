@@ -10,6 +10,7 @@ iff used + message_count <= max, a distinct one iff it is inside already or used
 maximum of zero denies everything.
 """
 
+cimport cython
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
@@ -26,10 +27,9 @@ from limiter._kinds cimport (
     FIRST_MISSING,
     MATCHES,
     BoundPlan,
-    Conditions,
     InlineRules,
-
     RuleRow,
+    matching,
 )
 from limiter._messages cimport NEVER_MS, messages_oldest_ms, messages_passing_ms
 from limiter._subject cimport Subject
@@ -92,7 +92,7 @@ cdef object missing_field(const RuleRow* rule, int dimension, int recipient):
 cdef int first_missing(const RuleRow* rule, const Subject* subject, Question question) noexcept:
     # The index of a dimension that the limit needs and the attempt lacks; -1 when there is none,
     # -2 when the limit does not apply.
-    cdef int verdict = (<Conditions>rule.applies_to).match(subject)
+    cdef int verdict = matching(rule.applies_to, subject)
     cdef uint32_t lacking
     cdef int dimension
     if verdict == DIFFERS:
@@ -108,7 +108,7 @@ cdef int first_missing(const RuleRow* rule, const Subject* subject, Question que
             lacking |= <uint32_t>1 << rule.kind.per[dimension]
         lacking &= ~subject.present
     if lacking == 0 and question == ASK_DECISION:
-        verdict = (<Conditions>rule.kind.counts).match(subject)
+        verdict = matching(rule.kind.counts, subject)
         return FIRST_MISSING - verdict if verdict <= FIRST_MISSING else -1
     for dimension in range(DIMENSION_COUNT):
         if lacking & (<uint32_t>1 << dimension):
@@ -157,6 +157,7 @@ cdef int64_t oldest_ms(const Weighed* w, bint counts_now, int64_t now_ms) except
     return min(oldest, now_ms) if counts_now else oldest
 
 
+@cython.final
 cdef class Judge:
     def __dealloc__(self):
         free(self.weighed)
@@ -202,7 +203,7 @@ cdef class Judge:
         self.count += 1
         if not w.evaluated:
             return 0
-        w.counted = (<Conditions>rule.kind.counts).match(subject) == MATCHES
+        w.counted = matching(rule.kind.counts, subject) == MATCHES
         w.need = subject.message_count
         if w.state != NULL:
             w.counter = find_counter(w.state, subject)
@@ -302,36 +303,45 @@ cdef class Judge:
     cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1:
         # Writes every limit's status, as it stands once the decision has been carried out.
         cdef int i
-        cdef bint counts_now
-        cdef int64_t oldest
-        cdef Weighed* w
-        cdef LimitResult* result
         for i in range(self.count):
-            w = &self.weighed[i]
-            result = &self.results[i]
-            result.policy = w.rule.policy
-            result.limit_id = w.rule.limit_id
-            result.enforcement = w.rule.enforcement
-            result.max_count = w.rule.max_count
-            result.reason = REASON_NOT_EVALUATED
-            result.exceeded = False
-            result.used_count = 0
-            result.remaining_count = 0
-            result.reset_ms = NO_TIME
-            result.counted_since_ms = NO_TIME
-            if not w.evaluated:
-                continue
-            counts_now = allowed and w.counted
-            result.reason = REASON_WITHIN_LIMITS if w.fits else denial_reason(w)
-            result.exceeded = (
-                not w.fits if question == ASK_DECISION else w.used > w.rule.max_count
-            )
-            result.used_count = w.used + (w.need if counts_now else 0)
-            result.remaining_count = max(0, w.rule.max_count - result.used_count)
-            oldest = oldest_ms(w, counts_now, now_ms)
-            if oldest != NEVER_MS:
-                result.reset_ms = window_exit_ms(w.rule.kind.window, oldest)
-            result.counted_since_ms = counted_since_ms(w, now_ms)
+            self.report_one(i, now_ms, allowed, question)
+        return 0
+
+    cdef int report_one(self, int i, int64_t now_ms, bint allowed, Question question) except -1:
+        cdef Weighed* w = &self.weighed[i]
+        cdef LimitResult* result = &self.results[i]
+        cdef bint counts_now = allowed and w.counted
+        cdef int64_t oldest
+        result.policy = w.rule.policy
+        result.limit_id = w.rule.limit_id
+        result.enforcement = w.rule.enforcement
+        result.max_count = w.rule.max_count
+        result.reason = REASON_NOT_EVALUATED
+        result.exceeded = False
+        result.used_count = 0
+        result.remaining_count = 0
+        result.reset_ms = NO_TIME
+        result.counted_since_ms = NO_TIME
+        if not w.evaluated:
+            return 0
+        result.reason = REASON_WITHIN_LIMITS if w.fits else denial_reason(w)
+        result.exceeded = not w.fits if question == ASK_DECISION else w.used > w.rule.max_count
+        result.used_count = w.used + (w.need if counts_now else 0)
+        result.remaining_count = max(0, w.rule.max_count - result.used_count)
+        oldest = oldest_ms(w, counts_now, now_ms)
+        if oldest != NEVER_MS:
+            result.reset_ms = window_exit_ms(w.rule.kind.window, oldest)
+        result.counted_since_ms = counted_since_ms(w, now_ms)
+        return 0
+
+    cdef int show(self, int64_t now_ms, bint full) except -1:
+        # Writes the statuses that the view shows: the binding limit's, or all.
+        if full:
+            self.report(now_ms, self.decision.outcome == OUTCOME_ALLOWED, ASK_DECISION)
+        elif self.decision.binding >= 0:
+            self.report_one(self.decision.binding, now_ms, False, ASK_DECISION)
+        self.decision.results = self.results
+        self.decision.result_count = self.count if full else 0
         return 0
 
     cdef int decide(
@@ -343,8 +353,10 @@ cdef class Judge:
         const Subject* subject,
         int64_t now_ms,
         bint require_policy,
+        bint full,
     ) except -1:
-        # Fills self.decision; raises InvalidArgument when an enforced limit lacks a field.
+        # Fills self.decision, with all statuses if `full`. Raises InvalidArgument when an enforced
+        # limit lacks a field.
         cdef Decision* decision = &self.decision
         self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_DECISION)
         decision.decide_ms = now_ms
@@ -362,10 +374,7 @@ cdef class Judge:
                 decision.reason = REASON_POLICY_REQUIRED
             elif inline_rules is None or inline_rules.count == 0:
                 decision.reason = REASON_NO_POLICY
-        self.report(now_ms, decision.outcome == OUTCOME_ALLOWED, ASK_DECISION)
-        decision.results = self.results
-        decision.result_count = self.count
-        return 0
+        return self.show(now_ms, full)
 
     cdef void answer_again(self, int64_t decide_ms) noexcept:
         # After usage(): the decision that a repeated request was given at decide_ms.
@@ -377,12 +386,12 @@ cdef class Judge:
         self.decision.results = self.results
         self.decision.result_count = self.count
 
-    cdef int reject(self, int64_t now_ms, int64_t retry_ms) except -1:
+    cdef int reject(self, int64_t now_ms, int64_t retry_ms, bint full) except -1:
         # After decide(): the attempt's whole batch is rejected, and could go at retry_ms.
         if self.decision.outcome == OUTCOME_ALLOWED:
             self.decision.outcome = OUTCOME_DENIED
             self.decision.reason = REASON_BATCH_REJECTED
-            self.report(now_ms, False, ASK_DECISION)
+            self.show(now_ms, full)
         self.decision.retry_ms = retry_ms
         return 0
 

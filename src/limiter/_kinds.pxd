@@ -48,6 +48,12 @@ cdef class Conditions:
     cdef int digest(self, const Keys* keys) except -1
     cdef int match(self, const Subject* subject) noexcept nogil
 
+cdef inline int matching(const void* conditions, const Subject* subject) noexcept:
+    # Conditions.match of a row's borrowed Conditions, at no cost where there are none.
+    if (<Conditions>conditions).count == 0:
+        return MATCHES
+    return (<Conditions>conditions).match(subject)
+
 cdef class Kind:
     cdef object __weakref__
     cdef KindRules rules

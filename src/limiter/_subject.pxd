@@ -24,6 +24,7 @@ cdef struct Subject:
     Digest address
     uint32_t contact_index     # NO_INDEX = unknown so far
     uint32_t address_index
+    bint interned              # every name has its id
     bint fresh_contact         # once counted: the index was given out for this very attempt
     bint fresh_address
     Name[9] names              # by dimension index; contact and address unused
