@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 _COMMON = settings(print_blob=True, deadline=None)
 settings.register_profile("dev", _COMMON, max_examples=100)
-settings.register_profile("ci", _COMMON, max_examples=200)
+settings.register_profile("ci", _COMMON, max_examples=100)
 settings.register_profile(
     "torture", _COMMON, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -279,7 +279,6 @@ cdef class Accounts:
             slot = account.state_count
             account.state_count += 1
             memset(&states[slot], 0, sizeof(KindState))
-            kind.counts.digest(&self.keys)
             states[slot].kind = &kind.rules
             states[slot].since_ms = now_ms
         state = &account.states[slot]

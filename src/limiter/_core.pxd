@@ -40,6 +40,7 @@ cdef class Core:
 
     # --- attempts
     cdef int prepare(self, const Attempt* attempt, Subject* subject) except -1
+    cdef void present_to(self, Subject* subject, Slice contact, Slice address) noexcept
     cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept
     cdef BoundPlan plan_of(self, Account* account, Subject* subject)
     cdef Account* decide(

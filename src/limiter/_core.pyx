@@ -181,6 +181,7 @@ cdef class Core:
         cdef int dimension
         cdef Name* name
         memset(subject, 0, sizeof(Subject))
+        subject.keys = keys
         subject.message_count = max(1, attempt.message_count)
         subject.account.text = attempt.account
         subject.account.hash = siphash64(&keys.name, attempt.account.data, attempt.account.size)
@@ -198,16 +199,22 @@ cdef class Core:
         )
         return 0
 
-    cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept:
-        # Sets whom the attempt is to; an empty slice is an absent field.
-        cdef Keys* keys = &self.accounts.keys
+    cdef void present_to(self, Subject* subject, Slice contact, Slice address) noexcept:
+        # Notes which of the two the attempt has; an empty slice is an absent field.
         subject.present &= ~(<uint32_t>(1 << DIMENSION_CONTACT | 1 << DIMENSION_ADDRESS))
         if contact.size:
-            subject.contact = siphash128(&keys.contact, contact.data, contact.size)
             subject.present |= 1 << DIMENSION_CONTACT
         if address.size:
-            subject.address = siphash128(&keys.address, address.data, address.size)
             subject.present |= 1 << DIMENSION_ADDRESS
+
+    cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept:
+        # Sets whom the attempt is to.
+        cdef Keys* keys = &self.accounts.keys
+        self.present_to(subject, contact, address)
+        if contact.size:
+            subject.contact = siphash128(&keys.contact, contact.data, contact.size)
+        if address.size:
+            subject.address = siphash128(&keys.address, address.data, address.size)
 
     cdef BoundPlan plan_of(self, Account* account, Subject* subject):
         return (<Binding>account.binding).plan_for(subject, &self.accounts.keys)
@@ -584,6 +591,7 @@ cdef class Core:
             )
             return 0
         memset(&subject, 0, sizeof(Subject))
+        subject.keys = &self.accounts.keys
         self.name_of(event.account, &subject.account)
         if event.type == EVENT_COMMIT:
             return self.apply_commit(event, &subject, position)

@@ -200,14 +200,19 @@ cdef class Decider:
         cdef const RequestRow* other
         cdef uint32_t i
         cdef uint32_t with_ids = 0
+        cdef Recipient* recipient
+        # Digests are only needed here where conditions ask for them.
+        cdef bint by_person = plan.by_person or (rules is not None and rules.by_person)
         self.require_reply_room(plan, rules)
         self.core.remembered(batch, now_ms)
         requests_free(&self.asked)
         memset(&self.asked, 0, sizeof(self.asked))
         for i in range(request.recipient_count):
-            self.core.address_to(
-                subject, request.recipients[i].contact, request.recipients[i].address
-            )
+            recipient = &request.recipients[i]
+            if by_person:
+                self.core.address_to(subject, recipient.contact, recipient.address)
+            else:
+                self.core.present_to(subject, recipient.contact, recipient.address)
             self.core.judge.require_fields(plan, rules, subject, i)
             key = self.recipient_key(rules, batch, i)
             self.core.remembered(&key, now_ms)
@@ -576,7 +581,7 @@ cdef class Decider:
                 )
             if len(self.inline_cache) >= _INLINE_CACHE_MAX:
                 self.inline_cache.clear()
-            found = self.inline_cache[raw] = bind_inline(rules, &self.core.accounts.keys)
+            found = self.inline_cache[raw] = bind_inline(rules)
         return found
 
     cdef int note(self, const void* data, uint32_t size) except -1:

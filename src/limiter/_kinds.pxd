@@ -1,6 +1,6 @@
 # Compiled policies: what the policy layer hands to the core.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from limiter._calendar cimport Window, WindowRules
 from limiter._names cimport NameTable
@@ -43,9 +43,10 @@ cdef class Binding
 cdef class Conditions:
     cdef ConditionRow* rows    # owned
     cdef int count
-    cdef bint digested
+    cdef bint by_person        # whether any of them is on the contact or the address
+    cdef uint64_t digested_under  # a mark of the keys that the digests were made with
     cdef tuple texts           # keeps the values' bytes alive
-    cdef int digest(self, const Keys* keys) except -1
+    cdef void digest(self, const Keys* keys) noexcept nogil
     cdef int match(self, const Subject* subject) noexcept nogil
 
 cdef inline int matching(const void* conditions, const Subject* subject) noexcept:
@@ -74,6 +75,7 @@ cdef class InlineRules:
     # The compiled inline limits of one request.
     cdef RuleRow** rows        # owned array of borrowed rows
     cdef int count
+    cdef bint by_person        # whether conditions are on the contact or the address
     cdef tuple rules           # keeps the rows alive
     cdef bytes identity
 
@@ -87,11 +89,12 @@ cdef class BoundPlan:
     cdef int* slots            # owned; place of each rule's kind in the binding
     cdef int count
     cdef bint has_policy
+    cdef bint by_person        # whether conditions are on the contact or the address
     cdef Plan plan
 
 cdef Slice slice_of(bytes text)
-cdef InlineRules bind_inline(rules, const Keys* keys)
-cdef BoundPlan bind_plan(Plan plan, Binding binding, const Keys* keys)
+cdef InlineRules bind_inline(rules)
+cdef BoundPlan bind_plan(Plan plan, Binding binding)
 
 cdef class Binding:
     cdef readonly tuple kinds  # of (Kind, counted_since_ms)

@@ -53,6 +53,7 @@ cdef class Conditions:
             row = &self.rows[self.count]
             row.dimension = dimension - 1
             row.negate = negate
+            self.by_person |= row.dimension <= DIMENSION_ADDRESS
             row.values = <Slice*>malloc((len(values) + 1) * sizeof(Slice))
             row.digests = <Digest*>malloc((len(values) + 1) * sizeof(Digest))
             self.count += 1
@@ -69,8 +70,9 @@ cdef class Conditions:
             free(self.rows[i].digests)
         free(self.rows)
 
-    cdef int digest(self, const Keys* keys) except -1:
-        # Contacts and addresses are compared by digest, under the keys of the core that asks.
+    cdef void digest(self, const Keys* keys) noexcept nogil:
+        # Contacts and addresses are compared by digest, under the keys of the core that asks. Equal
+        # conditions are one object for all cores of a process, which rarely are more than one.
         cdef ConditionRow* row
         cdef int i
         cdef int j
@@ -82,14 +84,15 @@ cdef class Conditions:
                     row.values[j].data,
                     row.values[j].size,
                 )
-        self.digested = True
-        return 0
+        self.digested_under = keys.contact.k0
 
     cdef int match(self, const Subject* subject) noexcept nogil:
         # MATCHES, DIFFERS, or FIRST_MISSING minus the index of a dimension that is missing.
         cdef int i
         cdef int verdict = MATCHES
         cdef ConditionRow* row
+        if self.by_person and self.digested_under != subject.keys.contact.k0:
+            self.digest(subject.keys)
         for i in range(self.count):
             row = &self.rows[i]
             if not subject.present & (<uint32_t>1 << row.dimension):
@@ -184,12 +187,12 @@ cdef class Rule:
 
 
 cdef class InlineRules:
-    # Compiled inline limits, made ready for the core with these keys by bind_inline.
+    # Compiled inline limits; made by bind_inline.
     def __dealloc__(self):
         free(self.rows)
 
 
-cdef InlineRules bind_inline(rules, const Keys* keys):
+cdef InlineRules bind_inline(rules):
     cdef InlineRules bound = InlineRules.__new__(InlineRules)
     cdef Rule rule
     bound.rules = tuple(rules)
@@ -197,8 +200,7 @@ cdef InlineRules bind_inline(rules, const Keys* keys):
     if bound.rows == NULL:
         raise MemoryError
     for rule in bound.rules:
-        rule.applies_to.digest(keys)
-        rule.kind.counts.digest(keys)
+        bound.by_person |= rule.applies_to.by_person or rule.kind.counts.by_person
         bound.rows[bound.count] = &rule.row
         bound.count += 1
     bound.identity = b"".join([(<Rule>rule).identity for rule in bound.rules])
@@ -220,7 +222,7 @@ cdef class BoundPlan:
         free(self.slots)
 
 
-cdef BoundPlan bind_plan(Plan plan, Binding binding, const Keys* keys):
+cdef BoundPlan bind_plan(Plan plan, Binding binding):
     cdef BoundPlan bound = BoundPlan.__new__(BoundPlan)
     cdef Rule rule
     cdef int slot
@@ -236,9 +238,9 @@ cdef BoundPlan bind_plan(Plan plan, Binding binding, const Keys* keys):
             slot += 1
         if slot == binding.kind_count:
             raise ValueError("a plan's kind of counter is not among its binding's")
-        rule.applies_to.digest(keys)
         bound.rows[bound.count] = &rule.row
         bound.slots[bound.count] = slot
+        bound.by_person |= rule.applies_to.by_person or rule.kind.counts.by_person
         bound.count += 1
     return bound
 
@@ -271,16 +273,13 @@ cdef class Binding:
 
     cdef int attach(self, const Keys* keys) except -1:
         # Makes the binding ready for the core with these keys; once.
-        cdef Kind kind
         if self.attached:
             return 0
-        for kind, _ in self.kinds:
-            kind.counts.digest(keys)
         for text in self._names[0]:
             intern(&self.resources, text.encode(), keys)
         for text in self._names[1]:
             intern(&self.campaigns, text.encode(), keys)
-        self.default_plan = bind_plan(self.resolve(None, None), self, keys)
+        self.default_plan = bind_plan(self.resolve(None, None), self)
         self.attached = True
         return 0
 
@@ -311,7 +310,6 @@ cdef class Binding:
                     self._names[1][campaign - 1] if campaign else None,
                 ),
                 self,
-                keys,
             )
             self.plans[pair] = found
         return found

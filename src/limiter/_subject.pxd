@@ -19,6 +19,7 @@ cdef struct Name:
 
 cdef struct Subject:
     uint32_t present           # bit per dimension index
+    const Keys* keys           # borrowed; of the core that it is made for
     Name account
     Digest contact
     Digest address

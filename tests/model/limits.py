@@ -210,7 +210,12 @@ class Standing:
         return {entry.leaves_ms(late) for entry in self.entries if entry.leaves_ms(late) > t}
 
     def reset_ms(self, t: int, late: bool) -> int | None:
-        """The earliest instant at which `used` falls."""
+        """The earliest instant at which `used` falls; read late, the latest at which it may fall
+        first in any counter between the two readings."""
+        if late and self.limit.kind.measure == MESSAGES:
+            assert self.entries is not None
+            inside = [entry.late_exit_ms for entry in self.entries if entry.exit_ms > t]
+            return min(inside, default=None)
         used = self.used(t, late)
         changes = sorted(self.exits(t, late))
         return next((instant for instant in changes if self.used(instant, late) < used), None)

@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
+from benchmarks.workload import START_MS, Engine, assign, commit_request
 from limiter import bounds, errors, kinds
 from limiter.model import CalendarUnit, CalendarWindow, Condition, Dimension, Limit, RollingWindow
 from limiter.service import conversion
-from limiter.v1 import policy_pb2
+from limiter.v1 import decision_pb2, decision_service_pb2, policy_pb2
 from tests.unit import policy_examples as examples
+
+ALLOWED, DENIED = decision_pb2.OUTCOME_ALLOWED, decision_pb2.OUTCOME_DENIED
 
 
 @examples.few
@@ -89,3 +92,17 @@ def test_a_broken_inline_limit_is_named_by_field(
     assert caught.value.reason == reason
     (violation,) = caught.value.violations
     assert violation.field == field
+
+
+def test_cores_with_keys_of_their_own_share_a_condition_on_contacts() -> None:
+    """Equal kinds are one object in a process; contacts are compared under each core's own key."""
+    to_ana = (Condition(Dimension.CONTACT, ("ana",)),)
+    limit = replace(examples.limit(max_count=0), applies_to=to_ana)
+    engines = [Engine.make(bytes([number]) * 32) for number in range(2)]
+    for engine in engines:
+        assign(engine.store, [limit], START_MS)
+    for contact, outcome in (("ana", DENIED), ("ben", ALLOWED)) * 2:
+        for engine in engines:
+            reply = engine.decider.check(commit_request("acme", contact), START_MS)
+            found = decision_service_pb2.CheckResponse.FromString(reply)
+            assert found.decision.outcome == outcome

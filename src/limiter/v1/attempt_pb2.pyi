@@ -73,10 +73,10 @@ Global___Dimension: _TypeAlias = Dimension  # noqa: Y015
 class Attempt(_message.Message):
     """One send that is about to be made: an account, a contact and whatever else is known about it.
 
-    `account` is always required, and `contact` wherever something is decided; a template for usage may
-    do without. Which of the other fields are required depends on the limits that apply: an attempt
-    which lacks a field that an enforced limit needs is refused with `INVALID_ARGUMENT`, so that leaving
-    a field out never gets around a limit.
+    `account` is always required, and `contact` wherever something is decided; a template for usage
+    may do without. Which of the other fields are required depends on the limits that apply: an
+    attempt which lacks a field that an enforced limit needs is refused with `INVALID_ARGUMENT`, so
+    that leaving a field out never gets around a limit.
 
     Every value but `account` is any UTF-8 of up to 256 bytes. An empty value is a missing one.
     """
@@ -100,8 +100,8 @@ class Attempt(_message.Message):
     characters `.`, `_`, `~`, `@`, `+` and `-`, at most 128 of them.
     """
     contact: _builtins.str
-    """The person written to, as an id that means something to the caller only. Required in a Check and
-    a Commit; the recipients of a batch each bring their own.
+    """The person written to, as an id that means something to the caller only. Required in a Check
+    and a Commit; the recipients of a batch each bring their own.
     """
     address: _builtins.str
     """The contact point written to, such as a phone number or an email address. Several contacts may
