@@ -9,12 +9,9 @@ minute.
 Every answer is compared with a second, naive count of the same rules. The exit code is 0 if all is
 well and 1, with the reason, if not.
 
-How a message gets its true time although a commit is answered only once it is on disk, some
-milliseconds later: the messages of one minute go out on a stream without waiting for the answers,
-and after them a marker, a commit of an account of this script's own. A stream is decided in its
-order, so once the usage of that account shows the marker, which it does before the disk has it,
-everything in front of it is decided and the clock may move on. Each answer says when it was
-decided, and that is checked too.
+The messages of one minute go out on a stream, and the clock moves on once all of them are
+answered, which an allowed one is when it is on disk. Each answer says when it was decided, and that
+is checked too.
 """
 
 from __future__ import annotations
@@ -43,7 +40,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import uvloop
-from google.protobuf import duration_pb2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -58,7 +54,6 @@ from limiter.v1 import (
     decision_pb2,
     decision_service_pb2,
     decision_service_pb2_grpc,
-    policy_pb2,
     policy_service_pb2,
     policy_service_pb2_grpc,
     test_clock_service_pb2,
@@ -69,7 +64,6 @@ EXAMPLES = Path(__file__).resolve().parent.parent
 TRACE = Path("generators/datasets/collegemsg/collegemsg.csv.gz")
 PEOPLE_A_DAY, MESSAGES_A_PERSON, HARD_LIMIT = 50, 3, 200
 LIMIT_IDS = ("people-a-day", "messages-a-person", "people-hard-limit")
-MARKER_ACCOUNT = "replay-marker"
 BUSIEST = 8
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -259,32 +253,8 @@ def apply_examples(channel: grpc.Channel, console: Console) -> PolicyFile:
             college = file
     if college is None:
         raise ReplayError("the trace's own policy.yaml is missing")
-    apply_marker(policies)
     console.print(table, "")
     return college
-
-
-def apply_marker(policies: policy_service_pb2_grpc.PolicyServiceStub) -> None:
-    """Gives the markers' account a limit that denies nothing and whose usage shows each marker."""
-    per_address = policy_pb2.Cap(
-        measure=policy_pb2.MEASURE_MESSAGES,
-        max_count=1,
-        per=[attempt_pb2.DIMENSION_ADDRESS],
-        window=policy_pb2.Window(rolling=duration_pb2.Duration(seconds=60)),
-    )
-    goal = policy_pb2.ENFORCEMENT_GOAL
-    limit = policy_pb2.Limit(limit_id="marker", cap=per_address, enforcement=goal)
-    parent = f"accounts/{MARKER_ACCOUNT}"
-    policy = policy_pb2.Policy(name=f"{parent}/policies/marker", limits=[limit])
-    assignment = policy_pb2.Assignment(
-        name=f"{parent}/assignments/marker",
-        policy=policy.name,
-        scope=policy_pb2.Scope(account=MARKER_ACCOUNT),
-    )
-    policies.ApplyPolicies(
-        policy_service_pb2.ApplyPoliciesRequest(policies=[policy], assignments=[assignment]),
-        timeout=CALL_TIMEOUT_S,
-    )
 
 
 class Player:
@@ -298,68 +268,30 @@ class Player:
         self._clock = test_clock_service_pb2_grpc.TestClockServiceStub(channel)
         self._recount = Recount()
         self._advance = advance
-        self._all_answered = asyncio.Event()
 
     async def play(self, messages: Sequence[Message]) -> Tally:
-        """Plays all messages. Raises ReplayError at the first answer that is not right."""
-        minutes = [list(group) for _, group in groupby(messages, lambda each: each.time_ms)]
+        """Plays all messages, each minute of the trace once the one before is answered, and so on
+        disk. Raises ReplayError at the first answer that is not right."""
         stream = self._decisions.CommitStream()
         started_s = time.perf_counter()
-        tasks = [
-            asyncio.create_task(self._send(stream, minutes)),
-            asyncio.create_task(self._receive(stream, minutes)),
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        self.tally.elapsed_s = time.perf_counter() - started_s
-        return self.tally
-
-    async def _send(self, stream: Stream, minutes: Sequence[Sequence[Message]]) -> None:
         number = 0
-        for minute, messages in enumerate(minutes):
+        for time_ms, group in groupby(messages, lambda each: each.time_ms):
+            minute = list(group)
             instant = test_clock_service_pb2.SetTestClockRequest()
-            instant.current_time.FromMilliseconds(messages[0].time_ms)
+            instant.current_time.FromMilliseconds(time_ms)
             await self._clock.Set(instant, timeout=CALL_TIMEOUT_S)
-            for message in messages:
+            for message in minute:
                 number += 1
                 attempt = attempt_pb2.Attempt(account=message.sender, contact=message.receiver)
                 await stream.write(
                     decision_service_pb2.CommitRequest(attempt=attempt, request_id=str(number))
                 )
-            marker = attempt_pb2.Attempt(
-                account=MARKER_ACCOUNT, contact="marker", address=str(minute)
-            )
-            await stream.write(
-                decision_service_pb2.CommitRequest(attempt=marker, view=decision_pb2.VIEW_BASIC)
-            )
-            await self._wait_for(marker)
-        await stream.done_writing()
-        await asyncio.wait_for(self._all_answered.wait(), CALL_TIMEOUT_S)
-
-    async def _wait_for(self, marker: attempt_pb2.Attempt) -> None:
-        """Returns once the marker, and so all in front of it, is decided."""
-        request = decision_service_pb2.GetUsageRequest(attempt=marker)
-        deadline_s = time.perf_counter() + CALL_TIMEOUT_S
-        while time.perf_counter() < deadline_s:
-            usage = await self._decisions.GetUsage(request, timeout=CALL_TIMEOUT_S)
-            for status in usage.limit_statuses:
-                if status.limit_id == "marker" and status.used_count:
-                    return
-        raise ReplayError(f"minute {marker.address} was not decided in {CALL_TIMEOUT_S:.0f} s")
-
-    async def _receive(self, stream: Stream, minutes: Sequence[Sequence[Message]]) -> None:
-        for minute in minutes:
             for message in minute:
                 self._check(message, (await self._read(stream)).decision)
-            marker = (await self._read(stream)).decision
-            if marker.outcome != decision_pb2.OUTCOME_ALLOWED:
-                raise ReplayError("a marker was denied")
             self._advance(minute)
-        self._all_answered.set()
+        await stream.done_writing()
+        self.tally.elapsed_s = time.perf_counter() - started_s
+        return self.tally
 
     async def _read(self, stream: Stream) -> decision_service_pb2.CommitResponse:
         async with asyncio.timeout(CALL_TIMEOUT_S):
