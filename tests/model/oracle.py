@@ -336,6 +336,7 @@ class Oracle:
         self, request: decision_service_pb2.CommitRequest, now_ms: int, choose: Choice = take_exact
     ) -> decision_service_pb2.CommitResponse:
         attempt = attempt_of(request.attempt)
+        require_contacts([attempt])
         keys = commit_keys(request.request_id)
         payload = payload_of(attempt, request.inline_limits)
         known = self._remembered(attempt.account, keys, payload, now_ms)
@@ -384,6 +385,7 @@ class Oracle:
         choose: Choice = take_exact,
     ) -> decision_service_pb2.CommitBatchResponse:
         account = request.attempt.account
+        require_contacts([attempt_of(request.attempt, each) for each in request.recipients])
         head = [("batch", request.request_id)] if request.request_id else []
         head_known = self._remembered(account, head, payload_of_batch(request), now_ms)
         asked = [self._asked_by(request, index) for index in range(len(request.recipients))]
