@@ -91,6 +91,7 @@ def statuses_within(actual: Statuses, exact: Statuses, late: Statuses, now_ms: i
 def decision_within(actual: decision_pb2.Decision, verdict: Verdict, now_ms: int) -> bool:
     """Whether a decision lies between the two readings of a verdict."""
     exact, late = verdict.exact, verdict.late
+    statuses = readings_after(actual, verdict, now_ms)
     retry = time_of(actual, "retry_time")
     return (
         (actual.outcome, actual.reason)
@@ -107,15 +108,25 @@ def decision_within(actual: decision_pb2.Decision, verdict: Verdict, now_ms: int
             not actual.HasField("binding_limit")
             or any(
                 status_within(actual.binding_limit, e, x, now_ms)
-                for e, x in zip(exact.limit_statuses, late.limit_statuses, strict=True)
+                for e, x in zip(*statuses, strict=True)
             )
         )
-        and (
-            not actual.limit_statuses
-            or statuses_within(
-                actual.limit_statuses, exact.limit_statuses, late.limit_statuses, now_ms
-            )
-        )
+        and (not actual.limit_statuses or statuses_within(actual.limit_statuses, *statuses, now_ms))
+    )
+
+
+def readings_after(
+    actual: decision_pb2.Decision, verdict: Verdict, now_ms: int
+) -> tuple[Statuses, Statuses]:
+    """The two readings of the statuses, both after what was really decided: the readings of the
+    verdict itself may differ in that."""
+    exact, late = verdict.exact, verdict.late
+    if exact.outcome == late.outcome:
+        return exact.limit_statuses, late.limit_statuses
+    allowed = actual.outcome == ALLOWED
+    return (
+        [standing.status(now_ms, allowed, False) for standing in verdict.standings],
+        [standing.status(now_ms, allowed, True) for standing in verdict.standings],
     )
 
 

@@ -129,6 +129,18 @@ def test_message_caps_around_what_is_kept_exactly(start_ms: int, data: st.DataOb
     pair.driver.close()
 
 
+def test_one_reading_allows_what_the_other_denies() -> None:
+    """Just as the oldest message leaves, two more fit if it has left and do not if it lingers."""
+    start_ms, window_ms, max_count = 504_901_799_999, 7_000, 1_500
+    pair = Pair(CoreDriver(start_ms), start_ms)
+    world = single([cap("large", MESSAGES, max_count, rolling_window(window_ms))])
+    pair.apply(world.policies, world.assignments)
+    pair.preload((start_ms + number, commit("ben")) for number in range(max_count - 1))
+    pair.advance_to(start_ms + window_ms)
+    assert pair.commit(commit("ana", 2)) is not None
+    pair.driver.close()
+
+
 @examples(10)
 @given(starts(), st.data())
 def test_distinct_caps_around_the_change_of_form(start_ms: int, data: st.DataObject) -> None:
