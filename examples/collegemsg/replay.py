@@ -314,7 +314,7 @@ class Player:
 
 
 async def play(address: str, messages: Sequence[Message], console: Console) -> Tally:
-    """Plays the messages with a progress bar."""
+    """Plays the messages with a progress bar; where there is no terminal, with ten lines."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -324,10 +324,16 @@ async def play(address: str, messages: Sequence[Message], console: Console) -> T
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
         bar = progress.add_task("", total=len(messages))
+        played = 0
 
         def advance(minute: Sequence[Message]) -> None:
-            day = datetime.fromtimestamp(minute[0].time_ms / 1000, UTC)
-            progress.update(bar, advance=len(minute), description=f"{day:%d %b %Y}")
+            nonlocal played
+            day = f"{datetime.fromtimestamp(minute[0].time_ms / 1000, UTC):%d %b %Y}"
+            progress.update(bar, advance=len(minute), description=day)
+            before, played = played, played + len(minute)
+            tenths = 10 * played // len(messages)
+            if not console.is_terminal and 10 * before // len(messages) < tenths < 10:
+                console.print(f"{day}: {played:,} of {len(messages):,} messages")
 
         async with grpc.aio.insecure_channel(address) as channel:
             return await Player(channel, advance).play(messages)
