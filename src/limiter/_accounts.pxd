@@ -45,6 +45,7 @@ cdef class Accounts:
         self, Account* account, Kind kind, int64_t now_ms, uint32_t place
     ) except -1
     cdef void drop_inline(self, Account* account, KindState* state) noexcept
+    cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil
     cdef int count_attempt(
         self, Account* account, Subject* subject, int64_t now_ms, Undo* undo

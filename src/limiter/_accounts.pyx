@@ -18,12 +18,20 @@ from libc.string cimport memset
 from limiter import bounds
 from limiter.errors import ResourceExhausted
 from limiter._calendar cimport window_first_ms
-from limiter._counters cimport KindState, Undo, count, state_free, take_back
+from limiter._counters cimport (
+    KindState,
+    Undo,
+    count,
+    counter_prefetch,
+    state_free,
+    take_back,
+)
 from limiter._index cimport (
     NO_INDEX,
     index_append,
     index_find,
     index_free,
+    index_prefetch,
 )
 from limiter._kinds cimport (
     MATCHES,
@@ -35,11 +43,16 @@ from limiter._kinds cimport (
     matching,
 )
 from limiter._names cimport names_find, names_free, names_insert
+from limiter._prefetch cimport prefetch
 from limiter._subject cimport Name, Subject
 from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT
 
 cdef int INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 cdef int KINDS_MAX = bounds.KINDS_MAX
+
+cdef enum:
+    # The counters of so many kinds are loaded ahead; more would push each other out.
+    PREFETCHED_STATES = 4
 
 
 cdef void release(KindState* state) noexcept:
@@ -311,6 +324,19 @@ cdef class Accounts:
                 account.states[i].last_used_ms = now_ms
 
     # ------------------------------------------------------------ counting
+
+    cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil:
+        # Has what the attempt will be judged by loaded side by side.
+        cdef int slot
+        cdef int warm = min(account.state_count, PREFETCHED_STATES)
+        index_prefetch(&account.contacts, &subject.contact)
+        if subject.present & (1 << DIMENSION_ADDRESS):
+            index_prefetch(&account.addresses, &subject.address)
+        for slot in range(warm):
+            prefetch(&account.states[slot].single)
+        for slot in range(warm):
+            if account.states[slot].kind.per_count == 0:
+                counter_prefetch(&account.states[slot])
 
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil:
         # Fills in the indices and ids that are known already; NO_INDEX and 0 for the others.

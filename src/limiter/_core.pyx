@@ -230,6 +230,7 @@ cdef class Core:
         # Judges the attempt; the decision is in self.judge. The visitor stands in for an account
         # that does not exist.
         cdef Account* account = self.accounts.find(subject)
+        self.accounts.prefetch_for(account, subject)
         self.accounts.locate(account, subject)
         self.judge.decide(
             self.accounts,
@@ -526,9 +527,9 @@ cdef class Core:
         event.sequence = account.sequence + 1
         event.inline_places = inline_places
         event.previous_account = account.last_position
-        event.previous_contact = account.contacts.last_positions[subject.contact_index]
+        event.previous_contact = account.contacts.rows[subject.contact_index].last_position
         if subject.present & (1 << DIMENSION_ADDRESS):
-            event.previous_address = account.addresses.last_positions[subject.address_index]
+            event.previous_address = account.addresses.rows[subject.address_index].last_position
         if key.given:
             event.has_request = True
             event.derived = key.derived
@@ -545,9 +546,9 @@ cdef class Core:
         cdef RequestRow row
         account.sequence = event.sequence
         account.last_position = position
-        account.contacts.last_positions[subject.contact_index] = position
+        account.contacts.rows[subject.contact_index].last_position = position
         if event.present & (1 << DIMENSION_ADDRESS):
-            account.addresses.last_positions[subject.address_index] = position
+            account.addresses.rows[subject.address_index].last_position = position
         if event.has_request:
             row.request = event.request
             row.payload = event.payload

@@ -39,6 +39,7 @@ cdef struct Undo:
     int64_t before_ms          # ... and that member's instant before, NEVER_MS = none
 
 cdef void state_free(KindState* state) noexcept nogil
+cdef void counter_prefetch(const KindState* state) noexcept nogil
 cdef Counter* find_counter(KindState* state, const Subject* subject) noexcept nogil
 cdef int expire(KindState* state, Counter* counter, int64_t now_ms) except -1 nogil
 cdef int count(

@@ -15,6 +15,7 @@ from limiter._distinct cimport (
     distinct_add,
     distinct_expire,
     distinct_free,
+    distinct_prefetch,
     distinct_restore,
 )
 from limiter._kinds cimport KindRules
@@ -24,6 +25,7 @@ from limiter._messages cimport (
     messages_free,
     messages_undo,
 )
+from limiter._prefetch cimport prefetch
 from limiter._siphash cimport Digest, SipKey, siphash128
 from limiter._subject cimport Subject
 from limiter._types cimport (
@@ -112,6 +114,14 @@ cdef Counter* find_by_key(KindState* state, const CounterKey* key) noexcept nogi
         return NULL
     place = place_of(state, key)
     return NULL if is_free(&state.keyed[place]) else &state.keyed[place].counter
+
+
+cdef void counter_prefetch(const KindState* state) noexcept nogil:
+    # Has what the only counter of a kind without dimensions owns loaded.
+    if state.kind.measure == MEASURE_MESSAGES:
+        prefetch(state.single.messages.newest.entries)
+    else:
+        distinct_prefetch(&state.single.distinct)
 
 
 cdef Counter* find_counter(KindState* state, const Subject* subject) noexcept nogil:

@@ -40,6 +40,7 @@ cdef struct DistinctCounter:
     DenseSet* dense            # owned; NULL while sparse
 
 cdef void distinct_free(DistinctCounter* counter) noexcept nogil
+cdef void distinct_prefetch(const DistinctCounter* counter) noexcept nogil
 cdef int64_t distinct_add(
     DistinctCounter* counter, WindowRules* window, int64_t at_ms, uint32_t index, bint fresh
 ) except -2 nogil

@@ -25,12 +25,16 @@ from limiter import bounds
 from limiter._calendar cimport WindowRules, unit_bounds, window_exit_ms, window_first_ms
 from limiter._index cimport NO_INDEX
 from limiter._messages cimport NEVER_MS
+from limiter._prefetch cimport prefetch
 
 # Above SPARSE_MAX members the dense form is cheaper; below SPARSE_BACK the sparse one is again.
 cdef uint32_t SPARSE_MAX = bounds.DISTINCT_SPARSE_MAX
 cdef uint32_t SPARSE_BACK = SPARSE_MAX // 4
 cdef int64_t BUCKETS = bounds.DISTINCT_BUCKETS
 cdef uint32_t SWEEP_SLACK = 1024
+
+cdef enum:
+    INDICES_PER_LINE = 16      # in one line of the cache
 
 
 # ---------------------------------------------------------------- sparse form
@@ -487,6 +491,18 @@ cdef void distinct_free(DistinctCounter* counter) noexcept nogil:
     if counter.dense != NULL:
         dense_free(counter.dense)
         counter.dense = NULL
+
+
+cdef void distinct_prefetch(const DistinctCounter* counter) noexcept nogil:
+    # Has the set loaded: a sparse one is searched from its first index on, and grows at its end.
+    cdef uint32_t line
+    if counter.dense != NULL:
+        prefetch(counter.dense)
+        return
+    prefetch(counter.sparse_at_ms)
+    prefetch(counter.sparse_at_ms + counter.live)
+    for line in range(counter.live // INDICES_PER_LINE + 1):
+        prefetch(counter.sparse_indices + line * INDICES_PER_LINE)
 
 
 cdef int64_t distinct_add(

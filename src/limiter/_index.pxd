@@ -7,15 +7,20 @@ from limiter._siphash cimport Digest
 cdef enum:
     NO_INDEX = 0xFFFFFFFF
 
+cdef struct IndexRow:
+    # Side by side, because who is found is then counted: one cache miss for both.
+    Digest digest
+    uint64_t last_position     # in the journal, of the newest event; 0 = none
+
 cdef struct DenseIndex:
-    Digest* digests            # owned; [index]
-    uint64_t* last_positions   # owned; [index] journal position of the newest event, 0 = none
+    IndexRow* rows             # owned; [index]
     uint32_t* slots            # owned; open addressing, index + 1, 0 = free
     uint32_t size              # digests numbered so far
-    uint32_t capacity          # room in digests and last_positions
+    uint32_t capacity          # room in rows
     uint32_t slot_count        # power of two, 0 before the first insertion
 
 cdef void index_free(DenseIndex* index) noexcept nogil
+cdef void index_prefetch(const DenseIndex* index, const Digest* digest) noexcept nogil
 cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept nogil
 cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil
 cdef void index_remove_last(DenseIndex* index) noexcept nogil

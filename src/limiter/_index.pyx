@@ -8,13 +8,19 @@ bitsets and rings refer to it. Indices exist in memory only; what is journalled 
 from libc.stdlib cimport free, realloc, calloc
 from libc.stdint cimport uint32_t, uint64_t
 
+from limiter._prefetch cimport prefetch
 from limiter._siphash cimport Digest, same_digest
 
 
 cdef void index_free(DenseIndex* index) noexcept nogil:
-    free(index.digests)
-    free(index.last_positions)
+    free(index.rows)
     free(index.slots)
+
+
+cdef void index_prefetch(const DenseIndex* index, const Digest* digest) noexcept nogil:
+    # Has the place loaded where index_find will look first.
+    if index.slot_count:
+        prefetch(&index.slots[<uint32_t>digest.low & (index.slot_count - 1)])
 
 
 cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept nogil:
@@ -28,7 +34,7 @@ cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept
         found = index.slots[slot]
         if found == 0:
             return NO_INDEX
-        if same_digest(&index.digests[found - 1], digest):
+        if same_digest(&index.rows[found - 1].digest, digest):
             return found - 1
         slot = (slot + 1) & (index.slot_count - 1)
 
@@ -43,7 +49,7 @@ cdef int grow_slots(DenseIndex* index) except -1 nogil:
         with gil:
             raise MemoryError
     for i in range(index.size):
-        slot = <uint32_t>index.digests[i].low & (slot_count - 1)
+        slot = <uint32_t>index.rows[i].digest.low & (slot_count - 1)
         while slots[slot]:
             slot = (slot + 1) & (slot_count - 1)
         slots[slot] = i + 1
@@ -55,18 +61,11 @@ cdef int grow_slots(DenseIndex* index) except -1 nogil:
 
 cdef int grow_rows(DenseIndex* index) except -1 nogil:
     cdef uint32_t capacity = index.capacity + (index.capacity >> 1) if index.capacity else 4
-    cdef Digest* digests = <Digest*>realloc(index.digests, capacity * sizeof(Digest))
-    if digests == NULL:
+    cdef IndexRow* rows = <IndexRow*>realloc(index.rows, capacity * sizeof(IndexRow))
+    if rows == NULL:
         with gil:
             raise MemoryError
-    index.digests = digests
-    cdef uint64_t* positions = <uint64_t*>realloc(
-        index.last_positions, capacity * sizeof(uint64_t)
-    )
-    if positions == NULL:
-        with gil:
-            raise MemoryError
-    index.last_positions = positions
+    index.rows = rows
     index.capacity = capacity
     return 0
 
@@ -81,8 +80,8 @@ cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFF
     slot = <uint32_t>digest.low & (index.slot_count - 1)
     while index.slots[slot]:
         slot = (slot + 1) & (index.slot_count - 1)
-    index.digests[index.size] = digest[0]
-    index.last_positions[index.size] = 0
+    index.rows[index.size].digest = digest[0]
+    index.rows[index.size].last_position = 0
     index.slots[slot] = index.size + 1
     index.size += 1
     return index.size - 1
@@ -91,7 +90,7 @@ cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFF
 cdef void index_remove_last(DenseIndex* index) noexcept nogil:
     # Takes the newest number back. No other digest's search passes its slot: all of them were
     # placed before it, here and in every table it was moved to.
-    cdef uint32_t slot = <uint32_t>index.digests[index.size - 1].low & (index.slot_count - 1)
+    cdef uint32_t slot = <uint32_t>index.rows[index.size - 1].digest.low & (index.slot_count - 1)
     while index.slots[slot] != index.size:
         slot = (slot + 1) & (index.slot_count - 1)
     index.slots[slot] = 0
