@@ -1,16 +1,15 @@
 # The hot calls: request bytes in, response bytes out.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from limiter._accounts cimport Account
 from limiter._core cimport Core, RequestKey
 from limiter._index cimport DenseIndex
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
+from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestTable
-from limiter._siphash cimport Digest
 from limiter._subject cimport Subject
-from limiter._types cimport Attempt, Slice
 from limiter._wire cimport Decoder, OutBuffer
 
 cdef struct BatchCounts:
@@ -22,19 +21,19 @@ cdef class Decider:
     cdef Core core
     cdef Decoder decoder
     cdef OutBuffer out
+    cdef RequestKeys request_keys
     cdef Judge judge_alone     # judges a batch as if nothing else had been sent
     cdef object compile_inline
     cdef dict inline_cache     # serialized inline limits -> InlineRules
     cdef bint require_policy
-    cdef uint8_t* scratch      # owned; canonical bytes of what a request asks
-    cdef uint32_t scratch_size
-    cdef uint32_t scratch_capacity
     cdef DenseIndex seen       # who a batch has been addressed to so far
     cdef RequestTable asked    # recipients' request ids of one batch
 
     cdef int validate_batch(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except -1
+    cdef void turn_to(self, Subject* subject, uint32_t i, bint digests) noexcept
+    cdef int require_own_id(self, const RequestKey* key, uint32_t i) except -1
     cdef int require_reply_room(self, BoundPlan plan, InlineRules rules) except -1
     cdef int commit_each(
         self,
@@ -98,13 +97,3 @@ cdef class Decider:
 
     cdef int64_t begin(self, int64_t now_ms) noexcept
     cdef InlineRules inline_rules(self)
-    cdef int note(self, const void* data, uint32_t size) except -1
-    cdef int note_slice(self, Slice text) except -1
-    cdef int note_attempt(self, const Attempt* attempt, InlineRules rules) except -1
-    cdef Digest noted(self) noexcept
-    cdef Digest request_digest(self, uint8_t namespace, Slice id, uint32_t number) except *
-    cdef RequestKey single_key(self, InlineRules rules) except *
-    cdef RequestKey batch_key(self, InlineRules rules) except *
-    cdef RequestKey recipient_key(
-        self, InlineRules rules, const RequestKey* batch, uint32_t number
-    ) except *

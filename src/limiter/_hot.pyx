@@ -8,9 +8,8 @@ validated whole before anything of it is counted, so a call that raises has chan
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
@@ -19,21 +18,18 @@ from limiter._core cimport Committed, Core, RequestKey
 from limiter._index cimport NO_INDEX, index_append, index_find, index_free
 from limiter._judge cimport ASK_DECISION, Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow, bind_inline
+from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
-from limiter._siphash cimport Digest, same_digest, siphash128
+from limiter._siphash cimport Digest, same_digest
 from limiter._subject cimport Subject
 from limiter._types cimport (
     ATOMICITY_ALL_OR_NOTHING,
     DIMENSION_ADDRESS,
-    DIMENSION_CONTACT,
-    DIMENSION_COUNT,
     NO_TIME,
     OUTCOME_ALLOWED,
     VIEW_BASIC,
     VIEW_FULL,
-    Attempt,
     Recipient,
-    Slice,
 )
 from limiter._wire cimport Decoder, OutBuffer, Request
 
@@ -90,12 +86,12 @@ cdef class Decider:
         self.decoder = Decoder()
         self.out = OutBuffer()
         self.judge_alone = Judge()
+        self.request_keys = RequestKeys(core)
         self.compile_inline = compile_inline
         self.inline_cache = {}
         self.require_policy = require_policy
 
     def __dealloc__(self):
-        free(self.scratch)
         index_free(&self.seen)
         requests_free(&self.asked)
 
@@ -123,7 +119,7 @@ cdef class Decider:
         now_ms = self.begin(now_ms)
         self.decoder.commit(data_of(request), PyBytes_GET_SIZE(request))
         rules = self.inline_rules()
-        key = self.single_key(rules)
+        key = self.request_keys.single(&self.decoder.request, rules)
         self.core.prepare(&self.decoder.request.attempt, &subject)
         view = self.decoder.request.view or VIEW_FULL
         self.core.commit(
@@ -179,7 +175,7 @@ cdef class Decider:
         now_ms = self.begin(now_ms)
         self.decoder.commit_batch(data_of(request), PyBytes_GET_SIZE(request))
         rules = self.inline_rules()
-        batch = self.batch_key(rules)
+        batch = self.request_keys.batch(&self.decoder.request, rules)
         self.core.prepare(&self.decoder.request.attempt, &subject)
         self.validate_batch(&subject, rules, &batch, now_ms)
         whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
@@ -191,47 +187,45 @@ cdef class Decider:
     cdef int validate_batch(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except -1:
-        # Raises for whatever the batch will be refused for, before any of it is counted.
+        # Raises for whatever the batch will be refused for, before any of it is counted. Fields are
+        # asked of those who will be decided: not of duplicates, nor of whom a repeat answers.
         cdef Request* request = &self.decoder.request
         cdef Account* account = self.core.accounts.find(subject)
         cdef BoundPlan plan = self.core.plan_of(account, subject)
         cdef RequestKey key
-        cdef RequestRow row
-        cdef const RequestRow* other
+        cdef const RequestRow* row
         cdef uint32_t i
         cdef uint32_t with_ids = 0
-        cdef Recipient* recipient
-        # Digests are only needed here where conditions ask for them.
-        cdef bint by_person = plan.by_person or (rules is not None and rules.by_person)
+        cdef int lacking = -1      # the first recipient who lacks a field ...
+        cdef int dimension         # ... and which
+        # Digests are only needed here where conditions ask for them, or duplicates are looked for.
+        cdef bint digests = (
+            request.exclude_duplicates
+            or plan.by_person
+            or (rules is not None and rules.by_person)
+        )
         self.require_reply_room(plan, rules)
         self.core.remembered(batch, now_ms)
         requests_free(&self.asked)
         memset(&self.asked, 0, sizeof(self.asked))
+        self.forget_seen()
         for i in range(request.recipient_count):
-            recipient = &request.recipients[i]
-            if by_person:
-                self.core.address_to(subject, recipient.contact, recipient.address)
-            else:
-                self.core.present_to(subject, recipient.contact, recipient.address)
-            self.core.judge.require_fields(plan, rules, subject, i)
-            key = self.recipient_key(rules, batch, i)
-            self.core.remembered(&key, now_ms)
-            if not key.given or key.derived:
-                continue
-            with_ids += 1
-            other = requests_find(&self.asked, &key.request)
-            if other == NULL:
-                memset(&row, 0, sizeof(row))
-                row.request = key.request
-                row.payload = key.payload
-                requests_remember(&self.asked, &row)
-            elif not same_digest(&other.payload, &key.payload):
-                field = f"recipients[{i}].request_id"
-                raise InvalidArgument(
-                    "REQUEST_ID_REUSED",
-                    f"{field}: another recipient of this batch has the same; use a fresh one each",
-                    violations=(FieldViolation(field, "used twice in this batch"),),
-                )
+            self.turn_to(subject, i, digests)
+            key = self.request_keys.recipient(request, rules, batch, i)
+            row = self.core.remembered(&key, now_ms)
+            if key.given and not key.derived:
+                with_ids += 1
+                self.require_own_id(&key, i)
+            if (
+                not (request.exclude_duplicates and self.is_duplicate(subject))
+                and row == NULL
+                and lacking < 0
+                and self.core.judge.lacking_rule(plan, rules, subject, &dimension) != NULL
+            ):
+                lacking = i
+        if lacking >= 0:
+            self.turn_to(subject, lacking, digests)
+            self.core.judge.require_fields(plan, rules, subject, lacking)
         if batch.given:
             with_ids = request.recipient_count + 1
         if with_ids and self.core.requests.size + with_ids > REQUEST_IDS_MAX:
@@ -239,6 +233,33 @@ cdef class Decider:
                 "TOO_MANY_REQUEST_IDS",
                 f"{REQUEST_IDS_MAX} request ids are remembered, which is the ceiling; commit"
                 " without a request_id or wait until older ones pass their retention",
+            )
+        return 0
+
+    cdef void turn_to(self, Subject* subject, uint32_t i, bint digests) noexcept:
+        # Makes the subject one of the recipients; without digests only as to which fields it has.
+        cdef Recipient* recipient = &self.decoder.request.recipients[i]
+        if digests:
+            self.core.address_to(subject, recipient.contact, recipient.address)
+        else:
+            self.core.present_to(subject, recipient.contact, recipient.address)
+
+    cdef int require_own_id(self, const RequestKey* key, uint32_t i) except -1:
+        # Raises InvalidArgument when another recipient of the batch has the same id, but asks for
+        # something else.
+        cdef RequestRow row
+        cdef const RequestRow* other = requests_find(&self.asked, &key.request)
+        if other == NULL:
+            memset(&row, 0, sizeof(row))
+            row.request = key.request
+            row.payload = key.payload
+            return requests_remember(&self.asked, &row)
+        if not same_digest(&other.payload, &key.payload):
+            field = f"recipients[{i}].request_id"
+            raise InvalidArgument(
+                "REQUEST_ID_REUSED",
+                f"{field}: another recipient of this batch has the same; use a fresh one each",
+                violations=(FieldViolation(field, "used twice in this batch"),),
             )
         return 0
 
@@ -299,7 +320,7 @@ cdef class Decider:
                 counts.duplicate += 1
                 self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
                 continue
-            key = self.recipient_key(rules, batch, i)
+            key = self.request_keys.recipient(request, rules, batch, i)
             self.core.commit(
                 subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
             )
@@ -379,7 +400,7 @@ cdef class Decider:
                 if purpose != TRY_QUIETLY:
                     self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
                 continue
-            key = self.recipient_key(rules, batch, i)
+            key = self.request_keys.recipient(request, rules, batch, i)
             row = core.remembered(&key, now_ms)
             core.borrow_ids(account, trial)
             if row != NULL:
@@ -495,7 +516,7 @@ cdef class Decider:
             core.address_to(&trial, request.recipients[i].contact, request.recipients[i].address)
             if request.exclude_duplicates and self.is_duplicate(&trial):
                 continue
-            key = self.recipient_key(rules, batch, i)
+            key = self.request_keys.recipient(request, rules, batch, i)
             if core.remembered(&key, now_ms) != NULL:
                 continue
             alone = trial
@@ -551,7 +572,7 @@ cdef class Decider:
         index_append(&self.seen, who)
         return False
 
-    # ------------------------------------------------------------ what is asked under an id
+    # ------------------------------------------------------------ what is asked
 
     cdef int64_t begin(self, int64_t now_ms) noexcept:
         # Instants never go back, whatever the caller's clock says. A call that raised may have
@@ -583,113 +604,3 @@ cdef class Decider:
                 self.inline_cache.clear()
             found = self.inline_cache[raw] = bind_inline(rules)
         return found
-
-    cdef int note(self, const void* data, uint32_t size) except -1:
-        # Adds bytes to what is asked.
-        cdef uint32_t capacity
-        cdef uint8_t* scratch
-        if self.scratch_size + size > self.scratch_capacity:
-            capacity = 2 * (self.scratch_size + size) + 1024
-            scratch = <uint8_t*>realloc(self.scratch, capacity)
-            if scratch == NULL:
-                raise MemoryError
-            self.scratch = scratch
-            self.scratch_capacity = capacity
-        memcpy(self.scratch + self.scratch_size, data, size)
-        self.scratch_size += size
-        return 0
-
-    cdef int note_slice(self, Slice text) except -1:
-        self.note(&text.size, sizeof(text.size))
-        if text.size:
-            self.note(text.data, text.size)
-        return 0
-
-    cdef int note_attempt(self, const Attempt* attempt, InlineRules rules) except -1:
-        # The decoded attempt and its inline limits, in one canonical form.
-        cdef int64_t message_count = max(1, attempt.message_count)
-        cdef int dimension
-        self.note_slice(attempt.account)
-        for dimension in range(DIMENSION_COUNT):
-            self.note_slice(attempt.fields[dimension])
-        self.note_slice(attempt.contact_time_zone)
-        self.note(&message_count, sizeof(message_count))
-        if rules is not None:
-            self.note(data_of(rules.identity), <uint32_t>PyBytes_GET_SIZE(rules.identity))
-        return 0
-
-    cdef Digest noted(self) noexcept:
-        # The digest of all that was noted, which is then forgotten.
-        cdef Digest digest = siphash128(
-            &self.core.accounts.keys.request, self.scratch, self.scratch_size
-        )
-        self.scratch_size = 0
-        return digest
-
-    cdef Digest request_digest(self, uint8_t namespace, Slice id, uint32_t number) except *:
-        # The digest of a request id inside its account and namespace.
-        self.note(&namespace, 1)
-        self.note(&number, sizeof(number))
-        self.note_slice(self.decoder.request.attempt.account)
-        self.note_slice(id)
-        return self.noted()
-
-    cdef RequestKey single_key(self, InlineRules rules) except *:
-        cdef RequestKey key
-        memset(&key, 0, sizeof(key))
-        if self.decoder.request.request_id.size:
-            key.given = True
-            self.note_attempt(&self.decoder.request.attempt, rules)
-            key.payload = self.noted()
-            key.request = self.request_digest(c'c', self.decoder.request.request_id, 0)
-        return key
-
-    cdef RequestKey batch_key(self, InlineRules rules) except *:
-        # Under which id the whole batch is asked: the same recipients in the same order.
-        cdef Request* request = &self.decoder.request
-        cdef RequestKey key
-        cdef uint8_t[2] flags
-        cdef uint32_t i
-        memset(&key, 0, sizeof(key))
-        if request.request_id.size == 0:
-            return key
-        key.given = True
-        key.derived = True
-        flags[0] = request.atomicity == ATOMICITY_ALL_OR_NOTHING
-        flags[1] = request.exclude_duplicates
-        self.note_attempt(&request.attempt, rules)
-        self.note(flags, 2)
-        for i in range(request.recipient_count):
-            self.note_slice(request.recipients[i].contact)
-            self.note_slice(request.recipients[i].address)
-            self.note_slice(request.recipients[i].contact_time_zone)
-            self.note_slice(request.recipients[i].request_id)
-        key.payload = self.noted()
-        key.request = self.request_digest(c'b', request.request_id, 0)
-        return key
-
-    cdef RequestKey recipient_key(
-        self, InlineRules rules, const RequestKey* batch, uint32_t number
-    ) except *:
-        # A recipient's own id is one of Commit's; else it has one derived from the batch's.
-        cdef Request* request = &self.decoder.request
-        cdef Recipient* recipient = &request.recipients[number]
-        cdef Attempt attempt
-        cdef RequestKey key
-        memset(&key, 0, sizeof(key))
-        if recipient.request_id.size:
-            key.given = True
-            attempt = request.attempt
-            attempt.fields[DIMENSION_CONTACT] = recipient.contact
-            attempt.fields[DIMENSION_ADDRESS] = recipient.address
-            if recipient.contact_time_zone.size:
-                attempt.contact_time_zone = recipient.contact_time_zone
-            self.note_attempt(&attempt, rules)
-            key.payload = self.noted()
-            key.request = self.request_digest(c'c', recipient.request_id, 0)
-        elif batch.given:
-            key.given = True
-            key.derived = True
-            key.payload = batch.payload
-            key.request = self.request_digest(c'd', request.request_id, number)
-        return key

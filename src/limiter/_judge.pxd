@@ -47,6 +47,9 @@ cdef class Judge:
     ) except -1
     cdef void answer_again(self, int64_t decide_ms) noexcept
     cdef int reject(self, int64_t now_ms, int64_t retry_ms, bint full) except -1
+    cdef const RuleRow* lacking_rule(
+        self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int* dimension
+    ) noexcept
     cdef int require_fields(
         self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int recipient
     ) except -1

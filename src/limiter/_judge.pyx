@@ -395,21 +395,31 @@ cdef class Judge:
         self.decision.retry_ms = retry_ms
         return 0
 
-    cdef int require_fields(
-        self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int recipient
-    ) except -1:
-        # Raises InvalidArgument when an enforced limit needs a field that the attempt lacks;
-        # `recipient` is its place in a batch.
+    cdef const RuleRow* lacking_rule(
+        self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int* dimension
+    ) noexcept:
+        # The first enforced limit that needs a field which the attempt lacks, and which one; NULL
+        # when none does.
         cdef int i
-        cdef int lacking
         cdef const RuleRow* rule
         cdef int inline_count = inline_rules.count if inline_rules is not None else 0
         for i in range(plan.count + inline_count):
             rule = plan.rows[i] if i < plan.count else inline_rules.rows[i - plan.count]
             if rule.enforcement == ENFORCEMENT_ENFORCED:
-                lacking = first_missing(rule, subject, ASK_DECISION)
-                if lacking >= 0:
-                    raise missing_field(rule, lacking, recipient)
+                dimension[0] = first_missing(rule, subject, ASK_DECISION)
+                if dimension[0] >= 0:
+                    return rule
+        return NULL
+
+    cdef int require_fields(
+        self, BoundPlan plan, InlineRules inline_rules, const Subject* subject, int recipient
+    ) except -1:
+        # Raises InvalidArgument when an enforced limit needs a field that the attempt lacks;
+        # `recipient` is its place in a batch.
+        cdef int dimension
+        cdef const RuleRow* rule = self.lacking_rule(plan, inline_rules, subject, &dimension)
+        if rule != NULL:
+            raise missing_field(rule, dimension, recipient)
         return 0
 
     cdef int usage(

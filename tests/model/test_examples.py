@@ -197,6 +197,27 @@ def test_a_repeat_is_answered_although_a_field_is_needed_by_now(pair: Pair) -> N
     assert again.replayed
 
 
+def test_a_repeated_batch_is_answered_although_a_field_is_needed_by_now(pair: Pair) -> None:
+    """Neither a repeat nor a duplicate is decided, so no field is asked of it."""
+    assign_everywhere(pair, cap("few", 3))
+    request = batch("ana", "ben", "ana", request_id="batch")
+    request.exclude_duplicates = True
+    pair.commit_batch(request)
+    assign_everywhere(pair, cap("few", 3, measure=policy_pb2.MEASURE_ADDRESSES))
+    again = pair.commit_batch(request)
+    assert again is not None
+    assert [result.replayed for result in again.results] == [True, True, False]
+
+
+def test_an_id_that_is_reused_is_named_before_a_missing_field(pair: Pair) -> None:
+    assign_everywhere(pair, cap("few", 3))
+    pair.commit(commit(request_id="id", address="+1"))
+    assign_everywhere(pair, cap("few", 3, measure=policy_pb2.MEASURE_ADDRESSES))
+    request = batch("ana", "ana")
+    request.recipients[1].request_id = "id"
+    assert pair.commit_batch(request) is None
+
+
 def test_a_repeat_shows_its_inline_limits_and_an_unlimited_policy_as_before(pair: Pair) -> None:
     assign_everywhere(pair)
     pair.commit(commit(request_id="id-1"))
