@@ -34,6 +34,9 @@ if SANITIZE:
 if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 
+# The modules that speak HTTP/2.
+NGHTTP2_USERS = {"_http2"}
+
 extensions = [
     Extension(
         f"limiter.{path.stem}",
@@ -41,6 +44,7 @@ extensions = [
         define_macros=macros,
         extra_compile_args=compile_args,
         extra_link_args=link_args,
+        libraries=["nghttp2"] if path.stem in NGHTTP2_USERS else [],
     )
     for path in sorted(SOURCE.glob("_*.pyx"))
     if not SKIP

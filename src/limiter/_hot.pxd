@@ -1,6 +1,6 @@
 # The hot calls: request bytes in, response bytes out.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from limiter._accounts cimport Account
 from limiter._core cimport Core, RequestKey
@@ -11,6 +11,14 @@ from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestTable
 from limiter._subject cimport Subject
 from limiter._wire cimport Decoder, OutBuffer
+
+cdef enum:
+    # The hot methods.
+    METHOD_CHECK = 1
+    METHOD_COMMIT
+    METHOD_CHECK_BATCH
+    METHOD_COMMIT_BATCH
+    METHOD_GET_USAGE
 
 cdef struct BatchCounts:
     int64_t accepted
@@ -29,6 +37,14 @@ cdef class Decider:
     cdef DenseIndex seen       # who a batch has been addressed to so far
     cdef RequestTable asked    # recipients' request ids of one batch
 
+    cdef bint answer(
+        self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms
+    ) except -1
+    cdef bint answer_check(self, int64_t now_ms) except -1
+    cdef bint answer_commit(self, int64_t now_ms) except -1
+    cdef bint answer_usage(self, int64_t now_ms) except -1
+    cdef bint answer_check_batch(self, int64_t now_ms) except -1
+    cdef bint answer_commit_batch(self, int64_t now_ms) except -1
     cdef int validate_batch(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except -1

@@ -95,33 +95,76 @@ cdef class Decider:
         index_free(&self.seen)
         requests_free(&self.asked)
 
-    # ------------------------------------------------------------ single attempts
+    # ------------------------------------------------------------ the methods
 
     def check(self, bytes request not None, int64_t now_ms):
         """Check: what would Commit say now? Changes nothing."""
-        cdef Subject subject
-        cdef int view
-        now_ms = self.begin(now_ms)
-        self.decoder.check(data_of(request), PyBytes_GET_SIZE(request))
-        rules = self.inline_rules()
-        self.core.prepare(&self.decoder.request.attempt, &subject)
-        view = self.decoder.request.view or VIEW_FULL
-        self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
-        self.out.check_response(&self.core.judge.decision, view)
+        self.answer(METHOD_CHECK, data_of(request), PyBytes_GET_SIZE(request), now_ms)
         return self.out.take()
 
     def commit(self, bytes request not None, int64_t now_ms):
         """Commit: decides, and counts iff every enforced limit allows."""
+        must_wait = self.answer(
+            METHOD_COMMIT, data_of(request), PyBytes_GET_SIZE(request), now_ms
+        )
+        return self.out.take(), must_wait
+
+    def check_batch(self, bytes request not None, int64_t now_ms):
+        """CheckBatch: what would CommitBatch say now? Changes nothing."""
+        self.answer(METHOD_CHECK_BATCH, data_of(request), PyBytes_GET_SIZE(request), now_ms)
+        return self.out.take()
+
+    def commit_batch(self, bytes request not None, int64_t now_ms):
+        """CommitBatch: decides the recipients in order, at one instant."""
+        must_wait = self.answer(
+            METHOD_COMMIT_BATCH, data_of(request), PyBytes_GET_SIZE(request), now_ms
+        )
+        return self.out.take(), must_wait
+
+    def get_usage(self, bytes request not None, int64_t now_ms):
+        """GetUsage: how the counters stand that would apply to a template of an attempt."""
+        self.answer(METHOD_GET_USAGE, data_of(request), PyBytes_GET_SIZE(request), now_ms)
+        return self.out.take()
+
+    cdef bint answer(
+        self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms
+    ) except -1:
+        # Leaves the reply in self.out; says whether it must wait until all is durable.
+        now_ms = self.begin(now_ms)
+        if method == METHOD_CHECK:
+            self.decoder.check(data, size)
+            return self.answer_check(now_ms)
+        if method == METHOD_COMMIT:
+            self.decoder.commit(data, size)
+            return self.answer_commit(now_ms)
+        if method == METHOD_CHECK_BATCH:
+            self.decoder.check_batch(data, size)
+            return self.answer_check_batch(now_ms)
+        if method == METHOD_COMMIT_BATCH:
+            self.decoder.commit_batch(data, size)
+            return self.answer_commit_batch(now_ms)
+        self.decoder.usage(data, size)
+        return self.answer_usage(now_ms)
+
+    # ------------------------------------------------------------ single attempts
+
+    cdef bint answer_check(self, int64_t now_ms) except -1:
+        cdef Subject subject
+        cdef int view = self.decoder.request.view or VIEW_FULL
+        rules = self.inline_rules()
+        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
+        self.out.check_response(&self.core.judge.decision, view)
+        return False
+
+    cdef bint answer_commit(self, int64_t now_ms) except -1:
         cdef Subject subject
         cdef RequestKey key
         cdef Committed committed
-        cdef int view
-        now_ms = self.begin(now_ms)
-        self.decoder.commit(data_of(request), PyBytes_GET_SIZE(request))
+        cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
         key = self.request_keys.single(&self.decoder.request, rules)
         self.core.prepare(&self.decoder.request.attempt, &subject)
-        view = self.decoder.request.view or VIEW_FULL
         self.core.commit(
             &subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
         )
@@ -132,57 +175,46 @@ cdef class Decider:
             committed.sequence,
             committed.replayed,
         )
-        return self.out.take(), committed.position != 0
+        return committed.position != 0
 
-    def get_usage(self, bytes request not None, int64_t now_ms):
-        """GetUsage: how the counters stand that would apply to a template of an attempt."""
+    cdef bint answer_usage(self, int64_t now_ms) except -1:
         cdef Subject subject
-        now_ms = self.begin(now_ms)
-        self.decoder.usage(data_of(request), PyBytes_GET_SIZE(request))
         self.core.prepare(&self.decoder.request.attempt, &subject)
         self.core.usage(&subject, None, now_ms)
         self.out.usage_response(self.core.judge.results, self.core.judge.count)
-        return self.out.take()
+        return False
 
     # ------------------------------------------------------------ batches
 
-    def check_batch(self, bytes request not None, int64_t now_ms):
-        """CheckBatch: what would CommitBatch say now? Changes nothing."""
+    cdef bint answer_check_batch(self, int64_t now_ms) except -1:
         cdef Subject subject
         cdef RequestKey none
         cdef BatchCounts counts
-        cdef bint whole
-        now_ms = self.begin(now_ms)
+        cdef bint whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
         memset(&none, 0, sizeof(RequestKey))
-        self.decoder.check_batch(data_of(request), PyBytes_GET_SIZE(request))
         rules = self.inline_rules()
         self.core.prepare(&self.decoder.request.attempt, &subject)
         self.validate_batch(&subject, rules, &none, now_ms)
-        whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
         if not (whole and self.reject_whole(&subject, rules, &none, now_ms, False, &counts)):
             self.try_each(
                 &subject, rules, &none, now_ms, TRY_TO_REPORT, NO_TIME, False, &counts
             )
         self.out.batch_counts(counts.accepted, counts.denied, counts.duplicate, 0)
-        return self.out.take()
+        return False
 
-    def commit_batch(self, bytes request not None, int64_t now_ms):
-        """CommitBatch: decides the recipients in order, at one instant."""
+    cdef bint answer_commit_batch(self, int64_t now_ms) except -1:
         cdef Subject subject
         cdef RequestKey batch
         cdef BatchCounts counts
-        cdef bint whole
-        now_ms = self.begin(now_ms)
-        self.decoder.commit_batch(data_of(request), PyBytes_GET_SIZE(request))
+        cdef bint whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
         rules = self.inline_rules()
         batch = self.request_keys.batch(&self.decoder.request, rules)
         self.core.prepare(&self.decoder.request.attempt, &subject)
         self.validate_batch(&subject, rules, &batch, now_ms)
-        whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
         if not (whole and self.reject_whole(&subject, rules, &batch, now_ms, True, &counts)):
             self.commit_each(&subject, rules, &batch, now_ms, &counts)
         self.out.batch_counts(counts.accepted, counts.denied, counts.duplicate, 0)
-        return self.out.take(), counts.accepted != 0
+        return counts.accepted != 0
 
     cdef int validate_batch(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms

@@ -173,6 +173,30 @@ STREAM_WINDOW_MAX: Final = 1_024
 # When to come back after a refusal for load: a few groups later.
 RETRY_AFTER_MS: Final = 50
 
+# Connections at once, and calls of one of them.
+CONNECTIONS_MAX: Final = 20_000
+CONNECTION_STREAMS_MAX: Final = 1_000
+
+# Flow control: what a client may have sent, unread, on one call and on one connection; and
+# complete messages of one call that no handler has taken yet.
+STREAM_WINDOW_BYTES: Final = 1024 * 1024
+CONNECTION_WINDOW_BYTES: Final = 4 * 1024 * 1024
+STREAM_UNREAD_BYTES_MAX: Final = 64 * 1024
+
+# A request's header fields, by HTTP/2's measure: 32 bytes a field beside its name and value.
+HEADER_LIST_BYTES_MAX: Final = 16 * 1024
+
+# What is read from a socket at once.
+READ_BUFFER_BYTES: Final = 256 * 1024
+
+# Pings, settings, resets and empty frames that a client may send at once, and then each second.
+CONTROL_FRAMES_MAX: Final = 1_000
+CONTROL_FRAMES_PER_S: Final = 50
+
+# A connection that has not said how it speaks HTTP/2, and one without calls, is closed after this.
+GREETING_MS_MAX: Final = 10 * SECOND_MS
+IDLE_MS_MAX: Final = 30 * MINUTE_MS
+
 # How long a server that was told to stop waits for the calls under way.
 DRAIN_MS_MAX: Final = 10 * SECOND_MS
 

@@ -35,12 +35,15 @@ from typing import Any, Final
 
 import grpc
 import uvloop
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from limiter import bounds, clock, errors, kinds, listening, logs, recovery
 from limiter._core import Core
 from limiter._hot import Decider
+from limiter._hot_calls import HotCalls
+from limiter.grpc_wire import Faults
 from limiter.journal import GroupCommitter, SequenceConflict
+from limiter.native import NativeServer
 from limiter.policy import PolicyStore
 from limiter.service import decision, status
 from limiter.service.decision import DecisionService, Engine
@@ -85,7 +88,7 @@ class Config:
 
     listen: str = "127.0.0.1:50051"
     data_dir: Path = Path("limiter-data")
-    transport: str = "grpcio"
+    transport: str = "native"
     clock: str = "system"
     clock_start_ms: int | None = None
     accept_clock: bool = False
@@ -95,12 +98,8 @@ class Config:
 
     def __post_init__(self) -> None:
         listening.parse(self.listen)
-        if self.transport == "native":
-            raise errors.InvalidArgument.for_field(
-                "transport", "native is not available yet; use grpcio", reason="FIELD_NOT_SERVED"
-            )
-        if self.transport != "grpcio":
-            raise errors.InvalidArgument.for_field("transport", "must be grpcio")
+        if self.transport not in {"native", "grpcio"}:
+            raise errors.InvalidArgument.for_field("transport", "must be native or grpcio")
         if self.clock not in {"system", "driven"}:
             raise errors.InvalidArgument.for_field("clock", "must be system or driven")
         if self.clock_start_ms is not None:
@@ -177,7 +176,7 @@ class Server:
         self._config = config
         self._host, self._port = listening.parse(config.listen)
         self._folder: DataFolder | None = None
-        self._server: grpc.aio.Server | None = None
+        self._server: grpc.aio.Server | NativeServer | None = None
         self._clock: clock.Clock | None = None
         self._state: _State | None = None
         self._policy_servicer: PolicyServicer | None = None
@@ -185,7 +184,9 @@ class Server:
         self._mending: asyncio.Task[None] | None = None
         # Set by whoever wants a start to end early; read by the thread that recovers.
         self._stopping = threading.Event()
-        self._decisions = DecisionService()
+        self._decisions: DecisionService | HotCalls = (
+            HotCalls(Faults()) if config.transport == "native" else DecisionService()
+        )
         self._services = [decision.SERVICE.full_name, POLICY_SERVICE.full_name]
         if config.clock == "driven":
             self._services.append(_TEST_CLOCK_SERVICE.full_name)
@@ -259,28 +260,33 @@ class Server:
                 "TLS: listen on a loopback address such as 127.0.0.1, or allow it with --insecure",
             )
 
-    def _make_server(self) -> grpc.aio.Server:
+    def _make_server(self) -> grpc.aio.Server | NativeServer:
         """A server with all services, which find the state when they are called."""
-        server = grpc.aio.server(
-            options=(
-                listening.NO_PORT_SHARING,
-                ("grpc.max_receive_message_length", bounds.MESSAGE_BYTES_MAX),
-                # A reply is bounded by its request. One that is made is sent: what it tells is
-                # done already.
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_concurrent_streams", bounds.CONCURRENT_CALLS_MAX),
-            ),
-            maximum_concurrent_rpcs=bounds.CONCURRENT_CALLS_MAX,
-        )
-        _register(server, decision.SERVICE, self._decisions.handlers())
+        server: grpc.aio.Server | NativeServer
+        if isinstance(self._decisions, HotCalls):
+            server = NativeServer(self._decisions)
+        else:
+            server = grpc.aio.server(
+                options=(
+                    listening.NO_PORT_SHARING,
+                    ("grpc.max_receive_message_length", bounds.MESSAGE_BYTES_MAX),
+                    # A reply is bounded by its request. One that is made is sent: what it tells is
+                    # done already.
+                    ("grpc.max_send_message_length", -1),
+                    ("grpc.max_concurrent_streams", bounds.CONCURRENT_CALLS_MAX),
+                ),
+                maximum_concurrent_rpcs=bounds.CONCURRENT_CALLS_MAX,
+            )
+            _register(server, decision.SERVICE, self._decisions.handlers())
         policies = status.handlers(self._current_policy_servicer, POLICY_SERVICE)
         _register(server, POLICY_SERVICE, policies)
         if self._config.clock == "driven":
             test_clock = status.handlers(self._current_test_clock, _TEST_CLOCK_SERVICE)
             _register(server, _TEST_CLOCK_SERVICE, test_clock)
         self._health.add_to(server)
-        reflection.enable_server_reflection(
-            (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME), server
+        names = (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names), server
         )
         return server
 
@@ -395,7 +401,9 @@ class Server:
 
 
 def _register(
-    server: grpc.aio.Server, service: Any, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+    server: grpc.aio.Server | NativeServer,
+    service: Any,
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]],
 ) -> None:
     """Registers all methods of a service, given its descriptor."""
     assert {method.name for method in service.methods} == set(handlers)

@@ -39,8 +39,8 @@ def serve(
         Path, typer.Option("--data-dir", metavar="FOLDER", help="Where the journal is kept.")
     ] = Path("limiter-data"),
     transport: Annotated[
-        Transport, typer.Option("--transport", help="What speaks gRPC; native is not served yet.")
-    ] = Transport.GRPCIO,
+        Transport, typer.Option("--transport", help="What speaks gRPC.")
+    ] = Transport.NATIVE,
     clock: Annotated[
         ClockKind,
         typer.Option("--clock", help="driven: time stands until TestClockService.Set moves it."),

@@ -29,13 +29,21 @@ from grpc.aio import AbortError
 
 from limiter import errors
 
-__all__ = ["DOMAIN", "abort", "handlers", "to_status"]
+__all__ = [
+    "DETAILS_KEY",
+    "DOMAIN",
+    "abort",
+    "code_of",
+    "handlers",
+    "seen_by_callers",
+    "to_status",
+]
 
 _log: Final = logging.getLogger(__name__)
 
 DOMAIN: Final = "limiter.v1"
 
-_DETAILS_KEY: Final = "grpc-status-details-bin"
+DETAILS_KEY: Final = "grpc-status-details-bin"
 
 # Metadata of up to 8 KiB is what every client accepts. The details travel in base64 and hold the
 # message, which travels beside them once more.
@@ -77,11 +85,21 @@ async def abort(context: _Context, error: BaseException) -> NoReturn:
     """
     if isinstance(error, AbortError) or not isinstance(error, Exception):
         raise error
-    if not isinstance(error, errors.LimiterError):
-        error = _hidden(error)
-    status = to_status(error)
-    code = _CODES[error.code]
-    await context.abort(code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    seen = seen_by_callers(error)
+    status = to_status(seen)
+    code = _CODES[seen.code]
+    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def seen_by_callers(error: Exception) -> errors.LimiterError:
+    """The fault that a caller is told of; what was not foreseen is logged and hidden."""
+    return error if isinstance(error, errors.LimiterError) else _hidden(error)
+
+
+def code_of(code: grpc.StatusCode) -> int:
+    """The number of a status code."""
+    number: int = code.value[0]
+    return number
 
 
 def handlers(

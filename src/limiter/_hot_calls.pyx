@@ -1,0 +1,355 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The hot methods under the native transport: request bytes of a stream to its reply, and groups.
+
+A call is decided in the callback that completes it, straight from the connection's buffer to the
+stream's reply. The reply to an allowed commit then waits for its group; when that is on disk, all
+calls of the group are answered together, with one write per connection.
+
+What always holds: the same as under grpc.aio (see `limiter.service.decision`): a decision is one
+step, what is decided is journalled whether or not its client is still there, a call past its
+deadline is not decided, and what cannot be taken in is refused before any work. A CommitStream is
+not refused but read no further, which slows its client down.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcmp
+
+import time
+
+from limiter import bounds, errors
+from limiter._hot cimport (
+    METHOD_CHECK,
+    METHOD_CHECK_BATCH,
+    METHOD_COMMIT,
+    METHOD_COMMIT_BATCH,
+    METHOD_GET_USAGE,
+)
+from limiter._http2 cimport (
+    ENCODING_GZIP,
+    Connection,
+    HotHandler,
+    Stream,
+    bytes_drop,
+    stream_release,
+)
+
+cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
+cdef size_t PENDING_BYTES_MAX = bounds.PENDING_JOURNAL_BYTES_MAX
+cdef uint64_t WINDOW_MAX = bounds.STREAM_WINDOW_MAX
+cdef size_t STREAMS_MAX = bounds.CONCURRENT_STREAMS_MAX
+
+cdef enum:
+    METHOD_COMMIT_STREAM = 100
+    PREFIX_BYTES = 5           # of a gRPC message: compressed or not, size
+
+cdef bytes SERVICE_PATH = b"/limiter.v1.DecisionService/"
+
+
+cdef inline bint same(const uint8_t* text, size_t size, bytes expected) noexcept:
+    return (
+        size == <size_t>PyBytes_GET_SIZE(expected)
+        and memcmp(text, PyBytes_AS_STRING(expected), size) == 0
+    )
+
+
+cdef inline size_t message_size(const Stream* stream) noexcept:
+    # Of the first message that was received; its prefix is there.
+    cdef const uint8_t* prefix = stream.received.data
+    return (
+        <size_t>prefix[1] << 24 | <size_t>prefix[2] << 16 | <size_t>prefix[3] << 8 | prefix[4]
+    )
+
+
+@cython.final
+cdef class Group:
+    """The calls that wait for one group of the journal."""
+
+    def __cinit__(self, HotCalls calls not None, uint64_t number):
+        self.calls = calls
+        self.number = number
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.size):
+            stream_release(self.waiters[i].stream)
+        free(self.waiters)
+
+    cdef int add(self, Stream* stream, uint64_t count) except -1:
+        # So many more of the stream's replies, all that it has, may be sent when this settles.
+        cdef Waiter* waiter
+        cdef size_t capacity
+        cdef Waiter* waiters
+        if self.size and self.waiters[self.size - 1].stream == stream:
+            # The calls of a stream come in runs.
+            waiter = &self.waiters[self.size - 1]
+        else:
+            if self.size == self.capacity:
+                capacity = 2 * self.capacity + 64
+                waiters = <Waiter*>realloc(self.waiters, capacity * sizeof(Waiter))
+                if waiters == NULL:
+                    raise MemoryError
+                self.waiters = waiters
+                self.capacity = capacity
+            waiter = &self.waiters[self.size]
+            self.size += 1
+            waiter.stream = stream
+            waiter.count = 0
+            stream.references += 1
+        waiter.count += count
+        waiter.offset = stream.reply_start + stream.reply.size
+        stream.unsettled += count
+        return 0
+
+    def settle(self, future):
+        """Called when the group is on disk, or when nobody knows whether it is."""
+        cdef size_t i
+        cdef Connection connection
+        cdef Stream* stream
+        failure = future.exception()
+        touched = []
+        for i in range(self.size):
+            stream = self.waiters[i].stream
+            if stream.connection == NULL:
+                continue
+            connection = <Connection>stream.connection
+            if not connection.dirty:
+                connection.dirty = True
+                touched.append(connection)
+            self.settle_one(&self.waiters[i], failure)
+        for connection in touched:
+            connection.dirty = False
+            connection.flush()
+
+    cdef int settle_one(self, const Waiter* waiter, object failure) except -1:
+        cdef Stream* stream = waiter.stream
+        cdef Connection connection = <Connection>stream.connection
+        stream.unsettled -= waiter.count
+        if failure is not None:
+            # What was not released is not known to be durable, and is not told.
+            stream.reply.size = <size_t>(stream.sendable - stream.reply_start)
+            return connection.finish(stream, self.calls.faults.trailers_of(failure))
+        if stream.method != METHOD_COMMIT_STREAM:
+            stream.sendable = waiter.offset
+            return connection.finish(stream, None)
+        connection.release(stream, waiter.offset)
+        if not stream.answered:
+            self.calls.begin()
+            self.calls.answer_stream(connection, stream)
+        return 0
+
+
+@cython.final
+cdef class HotCalls(HotHandler):
+    """Decides for one server. `faults` turns an exception into trailers (`trailers_of`) and a
+    compressed message into a plain one (`inflated`). Answers UNAVAILABLE until it is attached."""
+
+    def __cinit__(self, faults):
+        self.faults = faults
+        self.absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
+        self.now_ms = -1
+
+    def attach(self, engine):
+        """Decides with this Engine from now on."""
+        self.core = engine.pending
+        self.decider = engine.decider
+        self.committer = engine.committer
+        self.clock = engine.clock
+        self.group = None
+        self.kicked = 0
+
+    def detach(self, absence):
+        """Answers every call with `absence` from now on."""
+        self.decider = self.core = self.committer = self.group = None
+        self.absence = absence
+
+    def drain(self):
+        """Begins to end the CommitStreams: nothing more of them is read."""
+        self.draining = True
+
+    def leave(self, Connection connection not None):
+        """Ends the connection's CommitStreams: what they have decided is answered."""
+        cdef Stream* stream = connection.streams
+        while stream != NULL:
+            if stream.method == METHOD_COMMIT_STREAM and not stream.answered:
+                connection.finish(stream, self.faults.trailers_of(draining()))
+            stream = stream.next
+        connection.flush()
+
+    # ------------------------------------------------------------ what the connection asks
+
+    cdef int method_of(self, const uint8_t* path, size_t size) noexcept:
+        cdef size_t length = PyBytes_GET_SIZE(SERVICE_PATH)
+        if size <= length or memcmp(path, PyBytes_AS_STRING(SERVICE_PATH), length) != 0:
+            return 0
+        path += length
+        size -= length
+        if same(path, size, b"Commit"):
+            return METHOD_COMMIT
+        if same(path, size, b"Check"):
+            return METHOD_CHECK
+        if same(path, size, b"CommitStream"):
+            return METHOD_COMMIT_STREAM
+        if same(path, size, b"CommitBatch"):
+            return METHOD_COMMIT_BATCH
+        if same(path, size, b"CheckBatch"):
+            return METHOD_CHECK_BATCH
+        if same(path, size, b"GetUsage"):
+            return METHOD_GET_USAGE
+        return 0
+
+    cdef int begin(self) except -1:
+        self.now_ms = -1
+        return 0
+
+    cdef int receive(self, Connection connection, Stream* stream) except -1:
+        try:
+            if stream.method == METHOD_COMMIT_STREAM:
+                return self.answer_stream(connection, stream)
+            return self.answer_unary(connection, stream)
+        except Exception as error:
+            return connection.finish(stream, self.faults.trailers_of(error))
+
+    # ------------------------------------------------------------ deciding
+
+    cdef int64_t instant(self) except -1:
+        # One for all calls that came with the same bytes.
+        if self.now_ms < 0:
+            self.now_ms = self.clock.now_ms()
+        return self.now_ms
+
+    cdef bint is_full(self) noexcept:
+        return self.core is not None and self.core.buffer.size > PENDING_BYTES_MAX
+
+    cdef int admit(self) except -1:
+        # Raises unless one more call can be decided.
+        if self.decider is None:
+            raise self.absence.with_traceback(None)
+        if self.is_full():
+            raise errors.ResourceExhausted(
+                "OVERLOADED",
+                "too much is waiting for the journal; nothing was done",
+                retry_after_ms=bounds.RETRY_AFTER_MS,
+            )
+        return 0
+
+    cdef bint pending(self, Stream* stream) noexcept:
+        # Whether a whole message waits to be decided.
+        return (
+            stream.received.size >= PREFIX_BYTES
+            and stream.received.size - PREFIX_BYTES >= message_size(stream)
+        )
+
+    cdef int require_one_message(self, Stream* stream) except -1:
+        if not self.pending(stream) or stream.received.size - PREFIX_BYTES > message_size(stream):
+            raise errors.InvalidArgument(
+                "MALFORMED_REQUEST", "a call of this method takes exactly one message"
+            )
+        return 0
+
+    cdef int answer_unary(self, Connection connection, Stream* stream) except -1:
+        connection.consume(stream, stream.held)
+        if not stream.received_end:
+            if stream.received.size > MESSAGE_BYTES_MAX + PREFIX_BYTES:
+                self.require_one_message(stream)
+            return 0
+        self.require_one_message(stream)
+        if stream.deadline_ns and time.monotonic_ns() >= stream.deadline_ns:
+            return connection.finish(stream, self.faults.deadline_exceeded())
+        self.admit()
+        if self.decide(stream, stream.method, message_size(stream)):
+            connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
+            return self.wait_for_group(stream, 1)
+        connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
+        if stream.method == METHOD_COMMIT or stream.method == METHOD_COMMIT_BATCH:
+            self.kick()
+        stream.sendable = stream.reply_start + stream.reply.size
+        return connection.finish(stream, None)
+
+    cdef int answer_stream(self, Connection connection, Stream* stream) except -1:
+        # Decides what has come, as far as the window and the journal have room.
+        cdef size_t size
+        if self.draining:
+            return connection.finish(stream, self.faults.trailers_of(draining()))
+        try:
+            while self.pending(stream):
+                if stream.unsettled >= WINDOW_MAX:
+                    return 0
+                if self.is_full():
+                    return self.wait_for_group(stream, 0)
+                self.admit()
+                size = message_size(stream)
+                must_wait = self.decide(stream, METHOD_COMMIT, size)
+                connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
+                bytes_drop(&stream.received, PREFIX_BYTES + size)
+                connection.consume(stream, min(stream.held, PREFIX_BYTES + size))
+                if must_wait:
+                    self.wait_for_group(stream, 1)
+                    continue
+                self.kick()
+                if stream.unsettled:
+                    # Replies come in the order of requests: behind those that wait.
+                    self.wait_for_group(stream, 1)
+                else:
+                    connection.release(stream, stream.reply_start + stream.reply.size)
+        except Exception as error:
+            return connection.finish(stream, self.faults.trailers_of(error))
+        if stream.received_end:
+            if stream.received.size:
+                return connection.finish(
+                    stream,
+                    self.faults.trailers_of(
+                        errors.InvalidArgument(
+                            "MALFORMED_REQUEST", "the stream ends within a message"
+                        )
+                    ),
+                )
+            return connection.finish(stream, None)
+        return 0
+
+    cdef bint decide(self, Stream* stream, int method, size_t size) except -1:
+        # Decides the first message; the reply is in the decider. Whether it has to wait.
+        if stream.received.data[0] == 0:
+            return self.decider.answer(
+                method, stream.received.data + PREFIX_BYTES, size, self.instant()
+            )
+        plain = self.faults.inflated(
+            stream.encoding == ENCODING_GZIP,
+            PyBytes_FromStringAndSize(
+                <const char*>stream.received.data + PREFIX_BYTES, size
+            ),
+        )
+        return self.decider.answer(
+            method,
+            <const uint8_t*>PyBytes_AS_STRING(plain),
+            PyBytes_GET_SIZE(plain),
+            self.instant(),
+        )
+
+    # ------------------------------------------------------------ groups
+
+    cdef int wait_for_group(self, Stream* stream, uint64_t count) except -1:
+        # The stream's replies up to now are sent when all that is appended by now is durable.
+        cdef uint64_t number = self.core.buffer.group
+        if self.group is None or self.group.number != number:
+            future = self.committer.wait()
+            self.group = Group(self, number)
+            self.kicked = number
+            future.add_done_callback(self.group.settle)
+        return self.group.add(stream, count)
+
+    cdef int kick(self) except -1:
+        # Has a denial written that nobody waits for.
+        if self.kicked != self.core.buffer.group:
+            self.committer.kick()
+            self.kicked = self.core.buffer.group
+        return 0
+
+
+def draining():
+    """What ends a stream when the server stops."""
+    return errors.Unavailable(
+        "DRAINING", "the server is stopping: repeat what has no reply with the same request_id"
+    )

@@ -1,0 +1,233 @@
+"""The native transport: grpc.aio's Server over our own HTTP/2, for the same handlers.
+
+In: handlers as grpc's generated code registers them, and the hot methods. Out: bound ports, and
+calls answered on them until the server stops.
+
+A stop has two steps, as gRPC's own has: clients are asked to send no more, and what they sent
+before they knew is still answered; then each connection closes when its last call has ended, and
+what takes longer than the grace is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from limiter import bounds
+from limiter._http2 import Connection, HotHandler
+from limiter.grpc_wire import Faults, Fields, decoded_metadata
+from limiter.native_call import Call
+
+__all__ = ["NativeServer"]
+
+_log: Final = logging.getLogger(__name__)
+
+# How often connections are looked at for having nothing to say.
+_SWEEP_INTERVAL_S: Final = 1.0
+
+# What a client gets to learn that it should send no more calls.
+_NOTICE_S: Final = 0.05
+
+_BACKLOG: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _CallDetails:
+    """What a generic handler is asked with; see grpc.HandlerCallDetails."""
+
+    method: str
+    invocation_metadata: Sequence[tuple[str, str | bytes]]
+
+
+class NativeServer(Faults):
+    """A gRPC server. `hot` answers the methods that are no Python handler's.
+
+    Has the methods of grpc.aio.Server that generated code and this service use. Belongs to the
+    event loop that it is started on.
+    """
+
+    def __init__(self, hot: HotHandler | None = None) -> None:
+        self._hot = HotHandler() if hot is None else hot
+        self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._generic: list[grpc.GenericRpcHandler[Any, Any]] = []
+        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._listening: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        # Set while there is no connection.
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+
+    # --- registering ------------------------------------------------------------------------------
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Handlers of a service by method."""
+        for method, handler in handlers.items():
+            self._methods[f"/{service}/{method}"] = handler
+
+    def add_generic_rpc_handlers(
+        self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]
+    ) -> None:
+        """Handlers that are asked, in order, for methods that are not registered."""
+        self._generic.extend(handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Binds `IP:PORT`, port 0 for any free one; returns the port. Raises RuntimeError."""
+        return self._bind(address, None)
+
+    def add_secure_port(self, address: str, context: ssl.SSLContext) -> int:
+        """The same with TLS."""
+        context.set_alpn_protocols(["h2"])
+        return self._bind(address, context)
+
+    def _bind(self, address: str, context: ssl.SSLContext | None) -> int:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((host, int(port)))
+            # A second server that binds the same address is told so only by a listening socket.
+            bound.listen(_BACKLOG)
+            bound.setblocking(False)
+        except OSError as error:
+            bound.close()
+            raise RuntimeError(f"cannot bind {address}: {error}") from error
+        self._sockets.append((bound, context))
+        return int(bound.getsockname()[1])
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Answers calls from now on."""
+        loop = asyncio.get_running_loop()
+        for bound, context in self._sockets:
+            self._listening.append(
+                await loop.create_server(
+                    lambda: Connection(self, self._hot),
+                    sock=bound,
+                    ssl=context,
+                    backlog=_BACKLOG,
+                )
+            )
+        self._sweeping = loop.create_task(self._sweep())
+
+    async def stop(self, grace: float | None) -> None:
+        """Takes no more calls, waits up to `grace` seconds for those under way, cuts off the rest.
+        Idempotent."""
+        for bound, _context in self._sockets:
+            if not self._listening:
+                bound.close()
+        for listening in self._listening:
+            listening.close()
+        self._listening.clear()
+        self._sockets.clear()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeping
+            self._sweeping = None
+        for connection in tuple(self._connections):
+            self._hot.leave(connection)
+            connection.announce_shutdown()
+        if grace and not self._nobody.is_set():
+            await self._gone_within(min(_NOTICE_S, grace))
+        for connection in tuple(self._connections):
+            connection.shut_down()
+        if grace:
+            await self._gone_within(grace)
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self._nobody.wait()
+        self._stopped.set()
+
+    async def _gone_within(self, timeout_s: float) -> None:
+        """Returns when all clients have gone, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nobody.wait(), timeout_s)
+
+    async def wait_for_termination(self) -> None:
+        """Returns once the server has stopped."""
+        await self._stopped.wait()
+
+    async def _sweep(self) -> None:
+        """Closes connections that never said how they speak, and those without calls for long."""
+        while True:
+            await asyncio.sleep(_SWEEP_INTERVAL_S)
+            now_s = time.monotonic()
+            for connection in tuple(self._connections):
+                if not connection.greeted:
+                    if now_s - connection.opened_s > bounds.GREETING_MS_MAX / 1000:
+                        connection.abort()
+                elif connection.stream_count == 0 and (
+                    now_s - connection.active_s > bounds.IDLE_MS_MAX / 1000
+                ):
+                    connection.shut_down()
+
+    # --- what connections ask ---------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A client has connected."""
+        self._connections.add(connection)
+        self._nobody.clear()
+        if len(self._connections) > bounds.CONNECTIONS_MAX:
+            _log.warning("too many connections")
+            connection.abort()
+
+    def closed(self, connection: Connection) -> None:
+        """A client has gone."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._nobody.set()
+
+    def open_call(
+        self,
+        connection: Connection,
+        stream_id: int,
+        path: bytes,
+        fields: Fields,
+        timeout_s: float | None,
+    ) -> Call | None:
+        """Starts a call of a Python handler; None when it is answered already."""
+        try:
+            method = path.decode("latin-1")
+            metadata = decoded_metadata(fields)
+            handler = self._handler_of(method, metadata)
+            if handler is None:
+                connection.end(stream_id, None, self.unknown_method(method))
+                return None
+            if timeout_s is not None and timeout_s <= 0:
+                connection.end(stream_id, None, self.deadline_exceeded())
+                return None
+            return Call(connection, stream_id, handler, metadata, timeout_s=timeout_s, faults=self)
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            connection.end(stream_id, None, self.trailers_of(error))
+            return None
+
+    def _handler_of(
+        self, method: str, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = self._methods.get(method)
+        if handler is not None:
+            return handler
+        details = _CallDetails(method, metadata)
+        for generic in self._generic:
+            handler = generic.service(details)  # type: ignore[arg-type]
+            if handler is not None:
+                return handler
+        return None
