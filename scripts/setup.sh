@@ -36,6 +36,8 @@ has_compiler() {
     command -v gcc >/dev/null && echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1
 }
 
+has_nghttp2() { echo '#include <nghttp2/nghttp2.h>' | gcc -E - >/dev/null 2>&1; }
+
 # Prints the system packages that are missing, one a line.
 missing_packages() {
     command -v "$python" >/dev/null || echo python3
@@ -43,6 +45,7 @@ missing_packages() {
     has_headers || echo python3-dev
     command -v gcc >/dev/null || echo gcc
     has_compiler || echo libc6-dev
+    has_nghttp2 || echo libnghttp2-dev
 }
 
 install_packages() {

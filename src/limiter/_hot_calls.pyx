@@ -109,6 +109,9 @@ cdef class Group:
         cdef Connection connection
         cdef Stream* stream
         failure = future.exception()
+        if self.calls.group is self:
+            # The journal's group has not moved on where a repeat waited and nothing was appended.
+            self.calls.group = None
         touched = []
         for i in range(self.size):
             stream = self.waiters[i].stream
@@ -336,13 +339,14 @@ cdef class HotCalls(HotHandler):
         if self.group is None or self.group.number != number:
             future = self.committer.wait()
             self.group = Group(self, number)
-            self.kicked = number
+            if self.core.buffer.count:
+                self.kicked = number
             future.add_done_callback(self.group.settle)
         return self.group.add(stream, count)
 
     cdef int kick(self) except -1:
         # Has a denial written that nobody waits for.
-        if self.kicked != self.core.buffer.group:
+        if self.core.buffer.count and self.kicked != self.core.buffer.group:
             self.committer.kick()
             self.kicked = self.core.buffer.group
         return 0

@@ -16,19 +16,24 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
-
-import grpc
+from typing import Final, Protocol
 
 from limiter import errors
 
-__all__ = ["NO_PORT_SHARING", "Address", "bind", "parse", "resolve"]
+__all__ = ["NO_PORT_SHARING", "Address", "Bindable", "bind", "parse", "resolve"]
 
 # The channel option without which servers could share a port.
 NO_PORT_SHARING: Final = ("grpc.so_reuseport", 0)
 
 # The machine does not have such an address, though a name may stand for it.
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+class Bindable(Protocol):
+    """A gRPC server that can be bound to ports."""
+
+    def add_insecure_port(self, address: str) -> int:
+        """Binds an address and returns its port. Raises RuntimeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     return [Address(ip, port) for ip in unique]
 
 
-def bind(server: grpc.aio.Server, addresses: Sequence[Address]) -> int:
+def bind(server: Bindable, addresses: Sequence[Address]) -> int:
     """Binds the server to all of the addresses, and to the same port on each; returns that port.
 
     Raises FailedPrecondition when one is in use (PORT_IN_USE), or none of them can be had.

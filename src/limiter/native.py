@@ -18,7 +18,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 
@@ -58,7 +58,7 @@ class NativeServer(Faults):
     def __init__(self, hot: HotHandler | None = None) -> None:
         self._hot = HotHandler() if hot is None else hot
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._generic: list[grpc.GenericRpcHandler[Any, Any]] = []
+        self._generic: list[grpc.GenericRpcHandler] = []
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._listening: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -77,9 +77,7 @@ class NativeServer(Faults):
         for method, handler in handlers.items():
             self._methods[f"/{service}/{method}"] = handler
 
-    def add_generic_rpc_handlers(
-        self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]
-    ) -> None:
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Handlers that are asked, in order, for methods that are not registered."""
         self._generic.extend(handlers)
 
@@ -119,7 +117,7 @@ class NativeServer(Faults):
         for bound, context in self._sockets:
             self._listening.append(
                 await loop.create_server(
-                    lambda: Connection(self, self._hot),
+                    lambda: cast("asyncio.BaseProtocol", Connection(self, self._hot)),
                     sock=bound,
                     ssl=context,
                     backlog=_BACKLOG,

@@ -285,7 +285,7 @@ class Server:
             _register(server, _TEST_CLOCK_SERVICE, test_clock)
         self._health.add_to(server)
         names = (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), server
         )
         return server

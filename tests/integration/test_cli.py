@@ -167,7 +167,7 @@ def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
     ("options", "exit_code", "message"),
     [
         (["--listen", "here"], ExitCode.USAGE, "--listen: must be HOST:PORT"),
-        (["--transport", "native"], ExitCode.USAGE, "--transport: native is not available yet"),
+        (["--transport", "pigeon"], ExitCode.USAGE, "pigeon"),
         (["--clock-start", START], ExitCode.USAGE, "--clock-start: needs a driven clock"),
         (
             ["--clock", "driven", "--clock-start", "noon"],

@@ -13,7 +13,6 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
@@ -51,8 +50,8 @@ class Health:
         await self._servicer.enter_graceful_shutdown()
         self._drained.set()
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Registers the service."""
+    def add_to(self, server: Any) -> None:
+        """Registers the service with a server of either transport."""
         health_pb2_grpc.add_HealthServicer_to_server(_Servicer(self), server)
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:

@@ -1,0 +1,13 @@
+from typing import final
+
+from limiter import errors
+from limiter._http2 import HotHandler
+from limiter.grpc_wire import Faults
+from limiter.service.decision import Engine
+
+@final
+class HotCalls(HotHandler):
+    def __new__(cls, faults: Faults) -> HotCalls: ...
+    def attach(self, engine: Engine) -> None: ...
+    def detach(self, absence: errors.Unavailable) -> None: ...
+    def drain(self) -> None: ...
