@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,11 +46,9 @@ from limiter.grpc_wire import Faults
 from limiter.journal import GroupCommitter, SequenceConflict
 from limiter.native import NativeServer
 from limiter.policy import PolicyStore
-from limiter.service import decision, status
+from limiter.service import cold, decision, status
 from limiter.service.decision import DecisionService, Engine
 from limiter.service.health import Health
-from limiter.service.policy import SERVICE as POLICY_SERVICE
-from limiter.service.policy import PolicyServicer
 from limiter.service.test_clock import TestClockServicer
 from limiter.store import DataFolder, LmdbJournal
 from limiter.v1 import test_clock_service_pb2
@@ -179,7 +178,8 @@ class Server:
         self._server: grpc.aio.Server | NativeServer | None = None
         self._clock: clock.Clock | None = None
         self._state: _State | None = None
-        self._policy_servicer: PolicyServicer | None = None
+        # By class; empty while there is no state.
+        self._servicers: dict[type, object] = {}
         self._absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
         self._mending: asyncio.Task[None] | None = None
         # Set by whoever wants a start to end early; read by the thread that recovers.
@@ -187,7 +187,8 @@ class Server:
         self._decisions: DecisionService | HotCalls = (
             HotCalls(Faults()) if config.transport == "native" else DecisionService()
         )
-        self._services = [decision.SERVICE.full_name, POLICY_SERVICE.full_name]
+        served = (decision.SERVICE, *(each.service for each in cold.SERVICES))
+        self._services = list(dict.fromkeys(service.full_name for service in served))
         if config.clock == "driven":
             self._services.append(_TEST_CLOCK_SERVICE.full_name)
         self._health = Health(self._services)
@@ -278,10 +279,13 @@ class Server:
                 maximum_concurrent_rpcs=bounds.CONCURRENT_CALLS_MAX,
             )
             _register(server, decision.SERVICE, self._decisions.handlers())
-        policies = status.handlers(self._current_policy_servicer, POLICY_SERVICE)
-        _register(server, POLICY_SERVICE, policies)
+        for each in cold.SERVICES:
+            find = partial(self._current, each.servicer)
+            _register(server, each.service, status.handlers(find, each.service, each.servicer))
         if self._config.clock == "driven":
-            test_clock = status.handlers(self._current_test_clock, _TEST_CLOCK_SERVICE)
+            test_clock = status.handlers(
+                self._current_test_clock, _TEST_CLOCK_SERVICE, TestClockServicer
+            )
             _register(server, _TEST_CLOCK_SERVICE, test_clock)
         self._health.add_to(server)
         names = (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -290,10 +294,12 @@ class Server:
         )
         return server
 
-    def _current_policy_servicer(self) -> PolicyServicer:
-        if self._policy_servicer is None:
+    def _current(self, servicer: type) -> object:
+        """The servicer of this class that works on the state. Raises Unavailable without one."""
+        found = self._servicers.get(servicer)
+        if found is None:
             raise self._absence.with_traceback(None)
-        return self._policy_servicer
+        return found
 
     def _current_test_clock(self) -> TestClockServicer:
         assert isinstance(self._clock, clock.DrivenClock)
@@ -340,16 +346,15 @@ class Server:
         self._state = state
         decider = Decider(state.core, kinds.compile_inline, self._config.require_policy)
         self._decisions.attach(Engine(decider, state.core, state.committer, self._clock))
-        self._policy_servicer = PolicyServicer(
-            state.policies, state.committer.wait, self._clock.now_ms
-        )
+        parts = cold.Parts(state.policies, state.core, state.journal, state.committer, self._clock)
+        self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
 
     def _lose(self, failure: errors.Unavailable) -> None:
         """A group could not be written: from this moment on nothing in memory counts."""
         state, self._state = self._state, None
         assert state is not None
         self._decisions.detach(failure)
-        self._policy_servicer = None
+        self._servicers = {}
         self._absence = failure
         _log.critical("journal failed: %s", failure.message)
         self._mending = asyncio.get_running_loop().create_task(self._mend(state, failure))
@@ -405,8 +410,8 @@ def _register(
     service: Any,
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]],
 ) -> None:
-    """Registers all methods of a service, given its descriptor."""
-    assert {method.name for method in service.methods} == set(handlers)
+    """Registers methods of a service, given its descriptor."""
+    assert set(handlers) <= {method.name for method in service.methods}
     server.add_registered_method_handlers(service.full_name, handlers)
 
 

@@ -181,7 +181,7 @@ class Wire:
     async def __aenter__(self) -> Wire:
         self.servicer = Servicer()
         self.server = grpc.aio.server()
-        made = handlers(lambda: self.servicer, HEALTH)
+        made = handlers(lambda: self.servicer, HEALTH, Servicer)
         self.server.add_registered_method_handlers(HEALTH.full_name, made)
         port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
@@ -309,10 +309,17 @@ class TestAbort:
             (expected.code, expected.details, expected.trailing_metadata),
         ]
 
-    def test_all_that_the_service_defines_is_guarded(self) -> None:
+    def test_what_the_servicer_does_not_have_is_not_served(self) -> None:
+        class Checker:
+            async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+                raise NotImplementedError
+
+        assert set(handlers(Checker, HEALTH, Checker)) == {"Check"}
+
+    def test_all_that_the_servicer_has_is_guarded(self) -> None:
         methods = {method.name for method in HEALTH.methods}
         assert {"Check", "Watch"} <= methods
-        made = handlers(Servicer, HEALTH)
+        made = handlers(Servicer, HEALTH, Servicer)
         assert set(made) == methods
         assert [name for name in methods if made[name].response_streaming] == ["Watch"]
 
@@ -321,7 +328,7 @@ class TestAbort:
             raise errors.Unavailable("JOURNAL_UNAVAILABLE", "no servicer now")
 
         context: Any = RecordingContext()
-        check: Any = handlers(absent, HEALTH)["Check"].unary_unary
+        check: Any = handlers(absent, HEALTH, Servicer)["Check"].unary_unary
         with pytest.raises(grpc.aio.AbortError):
             await check(b"", context)
         assert context.aborted[0][:2] == (grpc.StatusCode.UNAVAILABLE, "no servicer now")

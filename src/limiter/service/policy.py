@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from limiter import bounds, errors, model
 from limiter.policy import Change, Draft, PolicyStore, Prepared
 from limiter.service import conversion
-from limiter.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
+from limiter.v1 import policy_pb2, policy_service_pb2
 
 __all__ = ["SERVICE", "PolicyServicer"]
 
@@ -40,7 +40,7 @@ _Resource = TypeVar("_Resource", model.Policy, model.Assignment)
 _SLICE_COUNT: Final = 32
 
 
-class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
+class PolicyServicer:
     """Serves one `PolicyStore`. `commit` waits until everything appended to the journal so far is
     durable, `now_ms` gives the instant of a change."""
 
@@ -95,6 +95,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.Policy:
         """Changes a policy."""
         _require(request, "policy")
+        _refuse_unserved(request, "allow_partial_history")
         model.policy_account(request.policy.name, "policy.name")
         sent = conversion.policy_from_message(request.policy, "policy")
         given = {"display_name": sent.display_name, "limits": sent.limits}
@@ -125,6 +126,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
         """Creates an assignment."""
         name = _new_name(request.parent, "assignments", request.assignment_id, "assignment_id")
         _require(request, "assignment")
+        _refuse_unserved(request, "allow_partial_history")
         assignment = replace(conversion.assignment_from_message(request.assignment), name=name)
         assignment.check("assignment")
         draft = self._store.draft()
@@ -160,6 +162,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.Assignment:
         """Changes an assignment."""
         _require(request, "assignment")
+        _refuse_unserved(request, "allow_partial_history")
         model.assignment_account(request.assignment.name, "assignment.name")
         sent = conversion.assignment_from_message(request.assignment)
         given = {"policy": sent.policy, "mandatory": sent.mandatory}
@@ -194,6 +197,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
         self, request: policy_service_pb2.ApplyPoliciesRequest, context: _Context
     ) -> policy_service_pb2.ApplyPoliciesResponse:
         """Makes a whole set so in one revision."""
+        _refuse_unserved(request, "groups", "allow_partial_history")
         model.check_count(len(request.policies), bounds.POLICIES_MAX, "policies")
         model.check_count(len(request.assignments), bounds.ASSIGNMENTS_MAX, "assignments")
         policies = await _read_slowly(request.policies, _read_policy)
@@ -249,6 +253,13 @@ def _outcome(changes: Sequence[Change[_Resource]], unchanged: _Resource) -> _Res
 
 
 # --- Update masks ---------------------------------------------------------------------------------
+
+
+def _refuse_unserved(request: Message, *fields: str) -> None:
+    """Raises InvalidArgument for a field that is set and not served yet."""
+    for field in fields:
+        if getattr(request, field):
+            raise model.not_served(field, "not served yet; leave it out")
 
 
 def _masked(mask: FieldMask, message: Message, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,16 +103,19 @@ def code_of(code: grpc.StatusCode) -> int:
 
 
 def handlers(
-    servicer: Callable[[], object], service: Any
+    servicer: Callable[[], object], service: Any, served_by: type
 ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """Handlers of all methods of `service` (its descriptor) whose faults end in a status.
+    """Handlers of those methods of `service` (its descriptor) that the class `served_by` has; their
+    faults end in a status.
 
-    `servicer` gives the one that does the work, for each call anew; it too may raise. Its unary
-    methods are coroutines, those with a stream of replies async generators. Bytes that are no
-    request are INVALID_ARGUMENT like any other fault of the caller.
+    `servicer` gives the one of that class that does the work, for each call anew; it too may raise.
+    Its unary methods are coroutines, those with a stream of replies async generators. Bytes that
+    are no request are INVALID_ARGUMENT like any other fault of the caller.
     """
     made: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
+        if not hasattr(served_by, method.name):
+            continue
         request_type = GetMessageClass(method.input_type)
         if method.server_streaming:
             made[method.name] = grpc.unary_stream_rpc_method_handler(

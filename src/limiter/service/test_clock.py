@@ -9,12 +9,11 @@ import grpc
 from limiter import bounds, errors
 from limiter.clock import DrivenClock
 from limiter.v1 import test_clock_service_pb2 as pb2
-from limiter.v1 import test_clock_service_pb2_grpc as pb2_grpc
 
 __all__ = ["TestClockServicer"]
 
 
-class TestClockServicer(pb2_grpc.TestClockServiceServicer):
+class TestClockServicer:
     """Reads and moves one driven clock. Faults are raised as LimiterError."""
 
     # The name is the service's; test runners are not to collect it.

@@ -71,6 +71,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A cap on distinct addresses is full."""
     REASON_MESSAGE_CAP: _Reason.ValueType  # 22
     """A cap on messages is full."""
+    REASON_PAUSE: _Reason.ValueType  # 23
+    """A break is due. Not given yet: kept for pauses."""
+    REASON_HOURS: _Reason.ValueType  # 24
+    """It is outside the hours. Not given yet: kept for hours."""
     REASON_BATCH_REJECTED: _Reason.ValueType  # 40
     """The recipient would have passed, but the batch goes whole or not at all."""
     REASON_POLICY_REQUIRED: _Reason.ValueType  # 41
@@ -103,6 +107,10 @@ REASON_ADDRESS_CAP: Reason.ValueType  # 21
 """A cap on distinct addresses is full."""
 REASON_MESSAGE_CAP: Reason.ValueType  # 22
 """A cap on messages is full."""
+REASON_PAUSE: Reason.ValueType  # 23
+"""A break is due. Not given yet: kept for pauses."""
+REASON_HOURS: Reason.ValueType  # 24
+"""It is outside the hours. Not given yet: kept for hours."""
 REASON_BATCH_REJECTED: Reason.ValueType  # 40
 """The recipient would have passed, but the batch goes whole or not at all."""
 REASON_POLICY_REQUIRED: Reason.ValueType  # 41

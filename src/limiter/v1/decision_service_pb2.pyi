@@ -569,3 +569,71 @@ class GetUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class WatchUsageRequest(_message.Message):
+    """Request message for `DecisionService.WatchUsage`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attempt(self) -> _attempt_pb2.Attempt:
+        """Required. A template: the account and the dimensions that key the wanted counters."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _attempt_pb2.Attempt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsageRequest: _TypeAlias = WatchUsageRequest  # noqa: Y015
+
+@_typing.final
+class WatchUsageResponse(_message.Message):
+    """Response message for `DecisionService.WatchUsage`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_STATUSES_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    RETRY_TIME_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether an attempt like the template, of one message to somebody new, would be allowed now."""
+    @_builtins.property
+    def limit_statuses(self) -> _containers.RepeatedCompositeFieldContainer[_decision_pb2.LimitStatus]:
+        """The status of every limit that would apply: those of the assigned policy, then the mandatory
+        ones.
+        """
+
+    @_builtins.property
+    def retry_time(self) -> _timestamp_pb2.Timestamp:
+        """When it would be allowed, if it is not now and nothing else is sent. Not set if there is no
+        such instant within 400 days.
+        """
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The instant that this tells of."""
+
+    def __init__(
+        self,
+        *,
+        limit_statuses: _abc.Iterable[_decision_pb2.LimitStatus] | None = ...,
+        allowed: _builtins.bool = ...,
+        retry_time: _timestamp_pb2.Timestamp | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_time", b"retry_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "limit_statuses", b"limit_statuses", "retry_time", b"retry_time", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsageResponse: _TypeAlias = WatchUsageResponse  # noqa: Y015

@@ -3,7 +3,10 @@
 import grpc
 import warnings
 
+from limiter.v1 import commitment_pb2 as limiter_dot_v1_dot_commitment__pb2
 from limiter.v1 import decision_service_pb2 as limiter_dot_v1_dot_decision__service__pb2
+from limiter.v1 import plan_pb2 as limiter_dot_v1_dot_plan__pb2
+from limiter.v1 import restriction_pb2 as limiter_dot_v1_dot_restriction__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -69,6 +72,31 @@ class DecisionServiceStub:
                 '/limiter.v1.DecisionService/GetUsage',
                 request_serializer=limiter_dot_v1_dot_decision__service__pb2.GetUsageRequest.SerializeToString,
                 response_deserializer=limiter_dot_v1_dot_decision__service__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
+        self.Confirm = channel.unary_unary(
+                '/limiter.v1.DecisionService/Confirm',
+                request_serializer=limiter_dot_v1_dot_commitment__pb2.ConfirmRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_commitment__pb2.ConfirmResponse.FromString,
+                _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/limiter.v1.DecisionService/Cancel',
+                request_serializer=limiter_dot_v1_dot_commitment__pb2.CancelRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_commitment__pb2.CancelResponse.FromString,
+                _registered_method=True)
+        self.WatchUsage = channel.unary_stream(
+                '/limiter.v1.DecisionService/WatchUsage',
+                request_serializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageResponse.FromString,
+                _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/limiter.v1.DecisionService/Plan',
+                request_serializer=limiter_dot_v1_dot_plan__pb2.PlanRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_plan__pb2.PlanResponse.FromString,
+                _registered_method=True)
+        self.ListRestrictions = channel.unary_unary(
+                '/limiter.v1.DecisionService/ListRestrictions',
+                request_serializer=limiter_dot_v1_dot_restriction__pb2.ListRestrictionsRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_restriction__pb2.ListRestrictionsResponse.FromString,
                 _registered_method=True)
 
 
@@ -181,6 +209,80 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Confirm(self, request, context):
+        """Makes a held commit count for good. It keeps its instant. Idempotent, also for a commit that
+        was never held.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: the account has no such commit within the history that is kept.
+        - `FAILED_PRECONDITION`: it was cancelled or has lapsed (reason `COMMIT_UNDONE`).
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+        confirmed is unknown: repeat the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Takes back exactly what a commit counted, for a send that failed. Afterwards everything stands
+        as if it had never been made, in whatever order commits are cancelled. Its request id is spent.
+        Idempotent.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: the account has no such commit within the history that is kept.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+        cancelled is unknown: repeat the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchUsage(self, request, context):
+        """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
+        message where they come quickly. Also at the instant at which a count falls or a limit that was
+        full has room again, so that whoever has stopped may go on by it.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: too many streams are open.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
+        """Says for a list of recipients when each may be written to under all limits, nothing else being
+        sent: at each instant the first one in order that passes goes. Changes nothing.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
+        needs.
+        - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRestrictions(self, request, context):
+        """Lists attempts that were denied, as far as they are kept.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +315,31 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.GetUsage,
                     request_deserializer=limiter_dot_v1_dot_decision__service__pb2.GetUsageRequest.FromString,
                     response_serializer=limiter_dot_v1_dot_decision__service__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'Confirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Confirm,
+                    request_deserializer=limiter_dot_v1_dot_commitment__pb2.ConfirmRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_commitment__pb2.ConfirmResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=limiter_dot_v1_dot_commitment__pb2.CancelRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_commitment__pb2.CancelResponse.SerializeToString,
+            ),
+            'WatchUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsage,
+                    request_deserializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=limiter_dot_v1_dot_plan__pb2.PlanRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_plan__pb2.PlanResponse.SerializeToString,
+            ),
+            'ListRestrictions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRestrictions,
+                    request_deserializer=limiter_dot_v1_dot_restriction__pb2.ListRestrictionsRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_restriction__pb2.ListRestrictionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -383,6 +510,141 @@ class DecisionService:
             '/limiter.v1.DecisionService/GetUsage',
             limiter_dot_v1_dot_decision__service__pb2.GetUsageRequest.SerializeToString,
             limiter_dot_v1_dot_decision__service__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Confirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.DecisionService/Confirm',
+            limiter_dot_v1_dot_commitment__pb2.ConfirmRequest.SerializeToString,
+            limiter_dot_v1_dot_commitment__pb2.ConfirmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.DecisionService/Cancel',
+            limiter_dot_v1_dot_commitment__pb2.CancelRequest.SerializeToString,
+            limiter_dot_v1_dot_commitment__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/limiter.v1.DecisionService/WatchUsage',
+            limiter_dot_v1_dot_decision__service__pb2.WatchUsageRequest.SerializeToString,
+            limiter_dot_v1_dot_decision__service__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.DecisionService/Plan',
+            limiter_dot_v1_dot_plan__pb2.PlanRequest.SerializeToString,
+            limiter_dot_v1_dot_plan__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRestrictions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.DecisionService/ListRestrictions',
+            limiter_dot_v1_dot_restriction__pb2.ListRestrictionsRequest.SerializeToString,
+            limiter_dot_v1_dot_restriction__pb2.ListRestrictionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

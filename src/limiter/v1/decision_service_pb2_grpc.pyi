@@ -5,7 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from limiter.v1 import commitment_pb2 as _commitment_pb2
 from limiter.v1 import decision_service_pb2 as _decision_service_pb2
+from limiter.v1 import plan_pb2 as _plan_pb2
+from limiter.v1 import restriction_pb2 as _restriction_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -115,6 +118,60 @@ class DecisionServiceStub:
     - `RESOURCE_EXHAUSTED`: too many requests are queued.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
+    Confirm: _grpc.UnaryUnaryMultiCallable[_commitment_pb2.ConfirmRequest, _commitment_pb2.ConfirmResponse]
+    """Makes a held commit count for good. It keeps its instant. Idempotent, also for a commit that
+    was never held.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: the account has no such commit within the history that is kept.
+    - `FAILED_PRECONDITION`: it was cancelled or has lapsed (reason `COMMIT_UNDONE`).
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+      confirmed is unknown: repeat the call.
+    """
+    Cancel: _grpc.UnaryUnaryMultiCallable[_commitment_pb2.CancelRequest, _commitment_pb2.CancelResponse]
+    """Takes back exactly what a commit counted, for a send that failed. Afterwards everything stands
+    as if it had never been made, in whatever order commits are cancelled. Its request id is spent.
+    Idempotent.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: the account has no such commit within the history that is kept.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+      cancelled is unknown: repeat the call.
+    """
+    WatchUsage: _grpc.UnaryStreamMultiCallable[_decision_service_pb2.WatchUsageRequest, _decision_service_pb2.WatchUsageResponse]
+    """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
+    message where they come quickly. Also at the instant at which a count falls or a limit that was
+    full has room again, so that whoever has stopped may go on by it.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: too many streams are open.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    Plan: _grpc.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]
+    """Says for a list of recipients when each may be written to under all limits, nothing else being
+    sent: at each instant the first one in order that passes goes. Changes nothing.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
+      needs.
+    - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListRestrictions: _grpc.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]
+    """Lists attempts that were denied, as far as they are kept.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
 
 @_typing.type_check_only
 class DecisionServiceAsyncStub(DecisionServiceStub):
@@ -201,6 +258,60 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
     - `RESOURCE_EXHAUSTED`: too many requests are queued.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    Confirm: _aio.UnaryUnaryMultiCallable[_commitment_pb2.ConfirmRequest, _commitment_pb2.ConfirmResponse]  # type: ignore[assignment]
+    """Makes a held commit count for good. It keeps its instant. Idempotent, also for a commit that
+    was never held.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: the account has no such commit within the history that is kept.
+    - `FAILED_PRECONDITION`: it was cancelled or has lapsed (reason `COMMIT_UNDONE`).
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+      confirmed is unknown: repeat the call.
+    """
+    Cancel: _aio.UnaryUnaryMultiCallable[_commitment_pb2.CancelRequest, _commitment_pb2.CancelResponse]  # type: ignore[assignment]
+    """Takes back exactly what a commit counted, for a send that failed. Afterwards everything stands
+    as if it had never been made, in whatever order commits are cancelled. Its request id is spent.
+    Idempotent.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: the account has no such commit within the history that is kept.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+      cancelled is unknown: repeat the call.
+    """
+    WatchUsage: _aio.UnaryStreamMultiCallable[_decision_service_pb2.WatchUsageRequest, _decision_service_pb2.WatchUsageResponse]  # type: ignore[assignment]
+    """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
+    message where they come quickly. Also at the instant at which a count falls or a limit that was
+    full has room again, so that whoever has stopped may go on by it.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: too many streams are open.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    Plan: _aio.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]  # type: ignore[assignment]
+    """Says for a list of recipients when each may be written to under all limits, nothing else being
+    sent: at each instant the first one in order that passes goes. Changes nothing.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
+      needs.
+    - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListRestrictions: _aio.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]  # type: ignore[assignment]
+    """Lists attempts that were denied, as far as they are kept.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
 
@@ -322,6 +433,90 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
         - `RESOURCE_EXHAUSTED`: too many requests are queued.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def Confirm(
+        self,
+        request: _commitment_pb2.ConfirmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_commitment_pb2.ConfirmResponse, _abc.Awaitable[_commitment_pb2.ConfirmResponse]]:
+        """Makes a held commit count for good. It keeps its instant. Idempotent, also for a commit that
+        was never held.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: the account has no such commit within the history that is kept.
+        - `FAILED_PRECONDITION`: it was cancelled or has lapsed (reason `COMMIT_UNDONE`).
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+          confirmed is unknown: repeat the call.
+        """
+
+    @_abc_1.abstractmethod
+    def Cancel(
+        self,
+        request: _commitment_pb2.CancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_commitment_pb2.CancelResponse, _abc.Awaitable[_commitment_pb2.CancelResponse]]:
+        """Takes back exactly what a commit counted, for a send that failed. Afterwards everything stands
+        as if it had never been made, in whatever order commits are cancelled. Its request id is spent.
+        Idempotent.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: the account has no such commit within the history that is kept.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written. Whether the commit is
+          cancelled is unknown: repeat the call.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsage(
+        self,
+        request: _decision_service_pb2.WatchUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_decision_service_pb2.WatchUsageResponse], _abc.AsyncIterator[_decision_service_pb2.WatchUsageResponse]]:
+        """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
+        message where they come quickly. Also at the instant at which a count falls or a limit that was
+        full has room again, so that whoever has stopped may go on by it.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: too many streams are open.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def Plan(
+        self,
+        request: _plan_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_plan_pb2.PlanResponse, _abc.Awaitable[_plan_pb2.PlanResponse]]:
+        """Says for a list of recipients when each may be written to under all limits, nothing else being
+        sent: at each instant the first one in order that passes goes. Changes nothing.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
+          needs.
+        - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRestrictions(
+        self,
+        request: _restriction_pb2.ListRestrictionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_restriction_pb2.ListRestrictionsResponse, _abc.Awaitable[_restriction_pb2.ListRestrictionsResponse]]:
+        """Lists attempts that were denied, as far as they are kept.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
 

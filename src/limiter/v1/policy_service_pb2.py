@@ -24,10 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from limiter.v1 import access_pb2 as limiter_dot_v1_dot_access__pb2
+from limiter.v1 import account_pb2 as limiter_dot_v1_dot_account__pb2
 from limiter.v1 import policy_pb2 as limiter_dot_v1_dot_policy__pb2
+from limiter.v1 import simulation_pb2 as limiter_dot_v1_dot_simulation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flimiter/v1/policy_service.proto\x12\nlimiter.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x17limiter/v1/policy.proto\"s\n\x13\x43reatePolicyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\"\n\x06policy\x18\x03 \x01(\x0b\x32\x12.limiter.v1.Policy\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListPoliciesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x14ListPoliciesResponse\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.limiter.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x13UpdatePolicyRequest\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.limiter.v1.Policy\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"H\n\x13\x44\x65letePolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x83\x01\n\x17\x43reateAssignmentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rassignment_id\x18\x02 \x01(\t\x12*\n\nassignment\x18\x03 \x01(\x0b\x32\x16.limiter.v1.Assignment\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"$\n\x14GetAssignmentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListAssignmentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x17ListAssignmentsResponse\x12+\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x16.limiter.v1.Assignment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x17UpdateAssignmentRequest\x12*\n\nassignment\x18\x01 \x01(\x0b\x32\x16.limiter.v1.Assignment\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"L\n\x17\x44\x65leteAssignmentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x9d\x01\n\x14\x41pplyPoliciesRequest\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.limiter.v1.Policy\x12+\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x16.limiter.v1.Assignment\x12\r\n\x05prune\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\xd8\x02\n\x0cPolicyChange\x12/\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1f.limiter.v1.PolicyChange.Action\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\nold_policy\x18\x03 \x01(\x0b\x32\x12.limiter.v1.Policy\x12&\n\nnew_policy\x18\x04 \x01(\x0b\x32\x12.limiter.v1.Policy\x12.\n\x0eold_assignment\x18\x05 \x01(\x0b\x32\x16.limiter.v1.Assignment\x12.\n\x0enew_assignment\x18\x06 \x01(\x0b\x32\x16.limiter.v1.Assignment\"Y\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\"T\n\x15\x41pplyPoliciesResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.limiter.v1.PolicyChange\x12\x10\n\x08revision\x18\x02 \x01(\x03\x32\xe4\x06\n\rPolicyService\x12\x43\n\x0c\x43reatePolicy\x12\x1f.limiter.v1.CreatePolicyRequest\x1a\x12.limiter.v1.Policy\x12=\n\tGetPolicy\x12\x1c.limiter.v1.GetPolicyRequest\x1a\x12.limiter.v1.Policy\x12Q\n\x0cListPolicies\x12\x1f.limiter.v1.ListPoliciesRequest\x1a .limiter.v1.ListPoliciesResponse\x12\x43\n\x0cUpdatePolicy\x12\x1f.limiter.v1.UpdatePolicyRequest\x1a\x12.limiter.v1.Policy\x12G\n\x0c\x44\x65letePolicy\x12\x1f.limiter.v1.DeletePolicyRequest\x1a\x16.google.protobuf.Empty\x12O\n\x10\x43reateAssignment\x12#.limiter.v1.CreateAssignmentRequest\x1a\x16.limiter.v1.Assignment\x12I\n\rGetAssignment\x12 .limiter.v1.GetAssignmentRequest\x1a\x16.limiter.v1.Assignment\x12Z\n\x0fListAssignments\x12\".limiter.v1.ListAssignmentsRequest\x1a#.limiter.v1.ListAssignmentsResponse\x12O\n\x10UpdateAssignment\x12#.limiter.v1.UpdateAssignmentRequest\x1a\x16.limiter.v1.Assignment\x12O\n\x10\x44\x65leteAssignment\x12#.limiter.v1.DeleteAssignmentRequest\x1a\x16.google.protobuf.Empty\x12T\n\rApplyPolicies\x12 .limiter.v1.ApplyPoliciesRequest\x1a!.limiter.v1.ApplyPoliciesResponseB\x16\x42\x12PolicyServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flimiter/v1/policy_service.proto\x12\nlimiter.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/access.proto\x1a\x18limiter/v1/account.proto\x1a\x17limiter/v1/policy.proto\x1a\x1blimiter/v1/simulation.proto\"s\n\x13\x43reatePolicyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\"\n\x06policy\x18\x03 \x01(\x0b\x32\x12.limiter.v1.Policy\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListPoliciesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x14ListPoliciesResponse\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.limiter.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa0\x01\n\x13UpdatePolicyRequest\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.limiter.v1.Policy\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x1d\n\x15\x61llow_partial_history\x18\x04 \x01(\x08\"H\n\x13\x44\x65letePolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\xa2\x01\n\x17\x43reateAssignmentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rassignment_id\x18\x02 \x01(\t\x12*\n\nassignment\x18\x03 \x01(\x0b\x32\x16.limiter.v1.Assignment\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x1d\n\x15\x61llow_partial_history\x18\x05 \x01(\x08\"$\n\x14GetAssignmentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListAssignmentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x17ListAssignmentsResponse\x12+\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x16.limiter.v1.Assignment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x17UpdateAssignmentRequest\x12*\n\nassignment\x18\x01 \x01(\x0b\x32\x16.limiter.v1.Assignment\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x1d\n\x15\x61llow_partial_history\x18\x04 \x01(\x08\"L\n\x17\x44\x65leteAssignmentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\xdf\x01\n\x14\x41pplyPoliciesRequest\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.limiter.v1.Policy\x12+\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x16.limiter.v1.Assignment\x12\r\n\x05prune\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12!\n\x06groups\x18\x06 \x03(\x0b\x32\x11.limiter.v1.Group\x12\x1d\n\x15\x61llow_partial_history\x18\x07 \x01(\x08\"\xd8\x02\n\x0cPolicyChange\x12/\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1f.limiter.v1.PolicyChange.Action\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\nold_policy\x18\x03 \x01(\x0b\x32\x12.limiter.v1.Policy\x12&\n\nnew_policy\x18\x04 \x01(\x0b\x32\x12.limiter.v1.Policy\x12.\n\x0eold_assignment\x18\x05 \x01(\x0b\x32\x16.limiter.v1.Assignment\x12.\n\x0enew_assignment\x18\x06 \x01(\x0b\x32\x16.limiter.v1.Assignment\"Y\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\"T\n\x15\x41pplyPoliciesResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.limiter.v1.PolicyChange\x12\x10\n\x08revision\x18\x02 \x01(\x03\"t\n\x12\x43lonePolicyRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x11\n\tpolicy_id\x18\x03 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x90\x01\n\rPolicyVersion\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.limiter.v1.Policy\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\"P\n\x19ListPolicyVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x1aListPolicyVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.limiter.v1.PolicyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x15RollbackPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"!\n\x11GetAccountRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListAccountsResponse\x12%\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x13.limiter.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x14UpdateAccountRequest\x12$\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Account\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"W\n\x16\x41\x64\x64SuppressionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x0csuppressions\x18\x02 \x03(\x0b\x32\x17.limiter.v1.Suppression\".\n\x17\x41\x64\x64SuppressionsResponse\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x01 \x01(\x03\"Z\n\x19RemoveSuppressionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x0csuppressions\x18\x02 \x03(\x0b\x32\x17.limiter.v1.Suppression\"3\n\x1aRemoveSuppressionsResponse\x12\x15\n\rremoved_count\x18\x01 \x01(\x03\"P\n\x17ListSuppressionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x18ListSuppressionsResponse\x12-\n\x0csuppressions\x18\x01 \x03(\x0b\x32\x17.limiter.v1.Suppression\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xab\r\n\rPolicyService\x12\x43\n\x0c\x43reatePolicy\x12\x1f.limiter.v1.CreatePolicyRequest\x1a\x12.limiter.v1.Policy\x12=\n\tGetPolicy\x12\x1c.limiter.v1.GetPolicyRequest\x1a\x12.limiter.v1.Policy\x12Q\n\x0cListPolicies\x12\x1f.limiter.v1.ListPoliciesRequest\x1a .limiter.v1.ListPoliciesResponse\x12\x43\n\x0cUpdatePolicy\x12\x1f.limiter.v1.UpdatePolicyRequest\x1a\x12.limiter.v1.Policy\x12G\n\x0c\x44\x65letePolicy\x12\x1f.limiter.v1.DeletePolicyRequest\x1a\x16.google.protobuf.Empty\x12O\n\x10\x43reateAssignment\x12#.limiter.v1.CreateAssignmentRequest\x1a\x16.limiter.v1.Assignment\x12I\n\rGetAssignment\x12 .limiter.v1.GetAssignmentRequest\x1a\x16.limiter.v1.Assignment\x12Z\n\x0fListAssignments\x12\".limiter.v1.ListAssignmentsRequest\x1a#.limiter.v1.ListAssignmentsResponse\x12O\n\x10UpdateAssignment\x12#.limiter.v1.UpdateAssignmentRequest\x1a\x16.limiter.v1.Assignment\x12O\n\x10\x44\x65leteAssignment\x12#.limiter.v1.DeleteAssignmentRequest\x1a\x16.google.protobuf.Empty\x12T\n\rApplyPolicies\x12 .limiter.v1.ApplyPoliciesRequest\x1a!.limiter.v1.ApplyPoliciesResponse\x12\x41\n\x0b\x43lonePolicy\x12\x1e.limiter.v1.ClonePolicyRequest\x1a\x12.limiter.v1.Policy\x12\x63\n\x12ListPolicyVersions\x12%.limiter.v1.ListPolicyVersionsRequest\x1a&.limiter.v1.ListPolicyVersionsResponse\x12G\n\x0eRollbackPolicy\x12!.limiter.v1.RollbackPolicyRequest\x1a\x12.limiter.v1.Policy\x12W\n\x0eSimulatePolicy\x12!.limiter.v1.SimulatePolicyRequest\x1a\".limiter.v1.SimulatePolicyResponse\x12@\n\nGetAccount\x12\x1d.limiter.v1.GetAccountRequest\x1a\x13.limiter.v1.Account\x12Q\n\x0cListAccounts\x12\x1f.limiter.v1.ListAccountsRequest\x1a .limiter.v1.ListAccountsResponse\x12\x46\n\rUpdateAccount\x12 .limiter.v1.UpdateAccountRequest\x1a\x13.limiter.v1.Account\x12Z\n\x0f\x41\x64\x64Suppressions\x12\".limiter.v1.AddSuppressionsRequest\x1a#.limiter.v1.AddSuppressionsResponse\x12\x63\n\x12RemoveSuppressions\x12%.limiter.v1.RemoveSuppressionsRequest\x1a&.limiter.v1.RemoveSuppressionsResponse\x12]\n\x10ListSuppressions\x12#.limiter.v1.ListSuppressionsRequest\x1a$.limiter.v1.ListSuppressionsResponseB\x16\x42\x12PolicyServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,38 +39,68 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limiter.v1.policy_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\022PolicyServiceProtoP\001'
-  _globals['_CREATEPOLICYREQUEST']._serialized_start=135
-  _globals['_CREATEPOLICYREQUEST']._serialized_end=250
-  _globals['_GETPOLICYREQUEST']._serialized_start=252
-  _globals['_GETPOLICYREQUEST']._serialized_end=284
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=286
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=362
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=364
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=449
-  _globals['_UPDATEPOLICYREQUEST']._serialized_start=452
-  _globals['_UPDATEPOLICYREQUEST']._serialized_end=581
-  _globals['_DELETEPOLICYREQUEST']._serialized_start=583
-  _globals['_DELETEPOLICYREQUEST']._serialized_end=655
-  _globals['_CREATEASSIGNMENTREQUEST']._serialized_start=658
-  _globals['_CREATEASSIGNMENTREQUEST']._serialized_end=789
-  _globals['_GETASSIGNMENTREQUEST']._serialized_start=791
-  _globals['_GETASSIGNMENTREQUEST']._serialized_end=827
-  _globals['_LISTASSIGNMENTSREQUEST']._serialized_start=829
-  _globals['_LISTASSIGNMENTSREQUEST']._serialized_end=908
-  _globals['_LISTASSIGNMENTSRESPONSE']._serialized_start=910
-  _globals['_LISTASSIGNMENTSRESPONSE']._serialized_end=1005
-  _globals['_UPDATEASSIGNMENTREQUEST']._serialized_start=1008
-  _globals['_UPDATEASSIGNMENTREQUEST']._serialized_end=1149
-  _globals['_DELETEASSIGNMENTREQUEST']._serialized_start=1151
-  _globals['_DELETEASSIGNMENTREQUEST']._serialized_end=1227
-  _globals['_APPLYPOLICIESREQUEST']._serialized_start=1230
-  _globals['_APPLYPOLICIESREQUEST']._serialized_end=1387
-  _globals['_POLICYCHANGE']._serialized_start=1390
-  _globals['_POLICYCHANGE']._serialized_end=1734
-  _globals['_POLICYCHANGE_ACTION']._serialized_start=1645
-  _globals['_POLICYCHANGE_ACTION']._serialized_end=1734
-  _globals['_APPLYPOLICIESRESPONSE']._serialized_start=1736
-  _globals['_APPLYPOLICIESRESPONSE']._serialized_end=1820
-  _globals['_POLICYSERVICE']._serialized_start=1823
-  _globals['_POLICYSERVICE']._serialized_end=2691
+  _globals['_CREATEPOLICYREQUEST']._serialized_start=248
+  _globals['_CREATEPOLICYREQUEST']._serialized_end=363
+  _globals['_GETPOLICYREQUEST']._serialized_start=365
+  _globals['_GETPOLICYREQUEST']._serialized_end=397
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=399
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=475
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=477
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=562
+  _globals['_UPDATEPOLICYREQUEST']._serialized_start=565
+  _globals['_UPDATEPOLICYREQUEST']._serialized_end=725
+  _globals['_DELETEPOLICYREQUEST']._serialized_start=727
+  _globals['_DELETEPOLICYREQUEST']._serialized_end=799
+  _globals['_CREATEASSIGNMENTREQUEST']._serialized_start=802
+  _globals['_CREATEASSIGNMENTREQUEST']._serialized_end=964
+  _globals['_GETASSIGNMENTREQUEST']._serialized_start=966
+  _globals['_GETASSIGNMENTREQUEST']._serialized_end=1002
+  _globals['_LISTASSIGNMENTSREQUEST']._serialized_start=1004
+  _globals['_LISTASSIGNMENTSREQUEST']._serialized_end=1083
+  _globals['_LISTASSIGNMENTSRESPONSE']._serialized_start=1085
+  _globals['_LISTASSIGNMENTSRESPONSE']._serialized_end=1180
+  _globals['_UPDATEASSIGNMENTREQUEST']._serialized_start=1183
+  _globals['_UPDATEASSIGNMENTREQUEST']._serialized_end=1355
+  _globals['_DELETEASSIGNMENTREQUEST']._serialized_start=1357
+  _globals['_DELETEASSIGNMENTREQUEST']._serialized_end=1433
+  _globals['_APPLYPOLICIESREQUEST']._serialized_start=1436
+  _globals['_APPLYPOLICIESREQUEST']._serialized_end=1659
+  _globals['_POLICYCHANGE']._serialized_start=1662
+  _globals['_POLICYCHANGE']._serialized_end=2006
+  _globals['_POLICYCHANGE_ACTION']._serialized_start=1917
+  _globals['_POLICYCHANGE_ACTION']._serialized_end=2006
+  _globals['_APPLYPOLICIESRESPONSE']._serialized_start=2008
+  _globals['_APPLYPOLICIESRESPONSE']._serialized_end=2092
+  _globals['_CLONEPOLICYREQUEST']._serialized_start=2094
+  _globals['_CLONEPOLICYREQUEST']._serialized_end=2210
+  _globals['_POLICYVERSION']._serialized_start=2213
+  _globals['_POLICYVERSION']._serialized_end=2357
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_start=2359
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_end=2439
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_start=2441
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_end=2539
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_start=2541
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_end=2633
+  _globals['_GETACCOUNTREQUEST']._serialized_start=2635
+  _globals['_GETACCOUNTREQUEST']._serialized_end=2668
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=2670
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=2730
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=2732
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=2818
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=2821
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=2953
+  _globals['_ADDSUPPRESSIONSREQUEST']._serialized_start=2955
+  _globals['_ADDSUPPRESSIONSREQUEST']._serialized_end=3042
+  _globals['_ADDSUPPRESSIONSRESPONSE']._serialized_start=3044
+  _globals['_ADDSUPPRESSIONSRESPONSE']._serialized_end=3090
+  _globals['_REMOVESUPPRESSIONSREQUEST']._serialized_start=3092
+  _globals['_REMOVESUPPRESSIONSREQUEST']._serialized_end=3182
+  _globals['_REMOVESUPPRESSIONSRESPONSE']._serialized_start=3184
+  _globals['_REMOVESUPPRESSIONSRESPONSE']._serialized_end=3235
+  _globals['_LISTSUPPRESSIONSREQUEST']._serialized_start=3237
+  _globals['_LISTSUPPRESSIONSREQUEST']._serialized_end=3317
+  _globals['_LISTSUPPRESSIONSRESPONSE']._serialized_start=3319
+  _globals['_LISTSUPPRESSIONSRESPONSE']._serialized_end=3417
+  _globals['_POLICYSERVICE']._serialized_start=3420
+  _globals['_POLICYSERVICE']._serialized_end=5127
 # @@protoc_insertion_point(module_scope)

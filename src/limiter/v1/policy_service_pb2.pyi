@@ -7,8 +7,11 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from limiter.v1 import access_pb2 as _access_pb2
+from limiter.v1 import account_pb2 as _account_pb2
 from limiter.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
@@ -154,8 +157,13 @@ class UpdatePolicyRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_HISTORY_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    allow_partial_history: _builtins.bool
+    """Whether the change may be made although a new counter starts incomplete. See
+    `CreateAssignmentRequest.allow_partial_history`. Not served yet: refused.
+    """
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
         """Required. The policy; `name` says which one, and `etag`, if set, which version of it."""
@@ -172,10 +180,11 @@ class UpdatePolicyRequest(_message.Message):
         policy: _policy_pb2.Policy | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         validate_only: _builtins.bool = ...,
+        allow_partial_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial_history", b"allow_partial_history", "policy", b"policy", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,6 +230,7 @@ class CreateAssignmentRequest(_message.Message):
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_HISTORY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Where the assignment belongs: empty for the empty scope, else `accounts/{account}` with the
     account of the scope.
@@ -231,6 +241,10 @@ class CreateAssignmentRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    allow_partial_history: _builtins.bool
+    """Whether the assignment may be made although a window of its policy reaches further back than
+    the history that is kept, so that a new counter starts incomplete. Not served yet: refused.
+    """
     @_builtins.property
     def assignment(self) -> _policy_pb2.Assignment:
         """Required. The assignment. Its `name` is ignored."""
@@ -242,10 +256,11 @@ class CreateAssignmentRequest(_message.Message):
         assignment_id: _builtins.str = ...,
         assignment: _policy_pb2.Assignment | None = ...,
         validate_only: _builtins.bool = ...,
+        allow_partial_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "assignment_id", b"assignment_id", "parent", b"parent", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial_history", b"allow_partial_history", "assignment", b"assignment", "assignment_id", b"assignment_id", "parent", b"parent", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,8 +361,13 @@ class UpdateAssignmentRequest(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_HISTORY_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    allow_partial_history: _builtins.bool
+    """Whether the change may be made although a new counter starts incomplete. See
+    `CreateAssignmentRequest.allow_partial_history`. Not served yet: refused.
+    """
     @_builtins.property
     def assignment(self) -> _policy_pb2.Assignment:
         """Required. The assignment; `name` says which one, and `etag`, if set, which version of it."""
@@ -364,10 +384,11 @@ class UpdateAssignmentRequest(_message.Message):
         assignment: _policy_pb2.Assignment | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         validate_only: _builtins.bool = ...,
+        allow_partial_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial_history", b"allow_partial_history", "assignment", b"assignment", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -405,10 +426,7 @@ Global___DeleteAssignmentRequest: _TypeAlias = DeleteAssignmentRequest  # noqa: 
 
 @_typing.final
 class ApplyPoliciesRequest(_message.Message):
-    """Request message for `PolicyService.ApplyPolicies`.
-
-    Groups of resources and campaigns, once they are served, are number 6: `groups`.
-    """
+    """Request message for `PolicyService.ApplyPolicies`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -417,12 +435,18 @@ class ApplyPoliciesRequest(_message.Message):
     PRUNE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_HISTORY_FIELD_NUMBER: _builtins.int
     prune: _builtins.bool
     """Whether to delete every policy and assignment, of all accounts, that is not in the set."""
     etag: _builtins.str
     """The revision that the caller has seen, as text. Empty: any."""
     validate_only: _builtins.bool
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    allow_partial_history: _builtins.bool
+    """Whether an assignment may be made of which a counter cannot be rebuilt whole. See
+    `CreateAssignmentRequest.allow_partial_history`. Not served yet: refused.
+    """
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]:
         """The policies, complete, each with its `name`."""
@@ -430,6 +454,10 @@ class ApplyPoliciesRequest(_message.Message):
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Assignment]:
         """The assignments, complete, each with its `name`. They may assign policies of the same set."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.Group]:
+        """The groups, complete, each with its `name`. Not served yet: refused."""
 
     def __init__(
         self,
@@ -439,10 +467,12 @@ class ApplyPoliciesRequest(_message.Message):
         prune: _builtins.bool = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        groups: _abc.Iterable[_access_pb2.Group] | None = ...,
+        allow_partial_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "etag", b"etag", "policies", b"policies", "prune", b"prune", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial_history", b"allow_partial_history", "assignments", b"assignments", "etag", b"etag", "groups", b"groups", "policies", b"policies", "prune", b"prune", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,3 +584,455 @@ class ApplyPoliciesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyPoliciesResponse: _TypeAlias = ApplyPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class ClonePolicyRequest(_message.Message):
+    """Request message for `PolicyService.ClonePolicy`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Required. The name of the policy to copy."""
+    parent: _builtins.str
+    """Where the copy belongs: empty for one that every account may use, else `accounts/{account}`."""
+    policy_id: _builtins.str
+    """Required. The last part of the copy's name: 1 to 63 of a-z, 0-9 and `-`, with a letter first
+    and no `-` last.
+    """
+    display_name: _builtins.str
+    """The copy's name for people. Empty: that of the source."""
+    validate_only: _builtins.bool
+    """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        policy_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "parent", b"parent", "policy_id", b"policy_id", "source", b"source", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClonePolicyRequest: _TypeAlias = ClonePolicyRequest  # noqa: Y015
+
+@_typing.final
+class PolicyVersion(_message.Message):
+    """One version of a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that made it so."""
+    author: _builtins.str
+    """Who made it so; see `AuditEntry.author`."""
+    deleted: _builtins.bool
+    """Whether the policy was deleted."""
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The policy as it was. Its `etag` names the version. For a deletion only its `name` is set."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.Policy | None = ...,
+        revision: _builtins.int = ...,
+        author: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "deleted", b"deleted", "policy", b"policy", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyVersion: _TypeAlias = PolicyVersion  # noqa: Y015
+
+@_typing.final
+class ListPolicyVersionsRequest(_message.Message):
+    """Request message for `PolicyService.ListPolicyVersions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. The name of the policy."""
+    page_size: _builtins.int
+    """The most that one page may hold; the server may give fewer. 0 means 100; more than 1,000 counts
+    as 1,000.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the previous page, or empty for the first."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyVersionsRequest: _TypeAlias = ListPolicyVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPolicyVersionsResponse(_message.Message):
+    """Response message for `PolicyService.ListPolicyVersions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token for the next page. Empty on the last one."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyVersion]:
+        """The versions, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___PolicyVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyVersionsResponse: _TypeAlias = ListPolicyVersionsResponse  # noqa: Y015
+
+@_typing.final
+class RollbackPolicyRequest(_message.Message):
+    """Request message for `PolicyService.RollbackPolicy`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. The name of the policy."""
+    revision: _builtins.int
+    """Required. The revision of the version that it becomes again."""
+    etag: _builtins.str
+    """The version that the caller has seen. Empty: any."""
+    validate_only: _builtins.bool
+    """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "revision", b"revision", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackPolicyRequest: _TypeAlias = RollbackPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetAccountRequest(_message.Message):
+    """Request message for `PolicyService.GetAccount`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. The name of the account."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
+
+@_typing.final
+class ListAccountsRequest(_message.Message):
+    """Request message for `PolicyService.ListAccounts`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The most that one page may hold; the server may give fewer. 0 means 100; more than 1,000 counts
+    as 1,000.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the previous page, or empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccountsRequest: _TypeAlias = ListAccountsRequest  # noqa: Y015
+
+@_typing.final
+class ListAccountsResponse(_message.Message):
+    """Response message for `PolicyService.ListAccounts`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token for the next page. Empty on the last one."""
+    @_builtins.property
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Account]:
+        """The accounts."""
+
+    def __init__(
+        self,
+        *,
+        accounts: _abc.Iterable[_account_pb2.Account] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAccountRequest(_message.Message):
+    """Request message for `PolicyService.UpdateAccount`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Whether to check the request and answer as if it were carried out, but to change nothing."""
+    @_builtins.property
+    def account(self) -> _account_pb2.Account:
+        """Required. The account; `name` says which one, and `etag`, if set, which version of it."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to replace: `time_zone` and `allowed_categories`. Not set: those that `account`
+        sets; `*`: all of them.
+        """
+
+    def __init__(
+        self,
+        *,
+        account: _account_pb2.Account | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAccountRequest: _TypeAlias = UpdateAccountRequest  # noqa: Y015
+
+@_typing.final
+class AddSuppressionsRequest(_message.Message):
+    """Request message for `PolicyService.AddSuppressions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SUPPRESSIONS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `accounts/{account}`."""
+    @_builtins.property
+    def suppressions(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Suppression]:
+        """Required. Who has opted out, 1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        suppressions: _abc.Iterable[_account_pb2.Suppression] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "suppressions", b"suppressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddSuppressionsRequest: _TypeAlias = AddSuppressionsRequest  # noqa: Y015
+
+@_typing.final
+class AddSuppressionsResponse(_message.Message):
+    """Response message for `PolicyService.AddSuppressions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_COUNT_FIELD_NUMBER: _builtins.int
+    added_count: _builtins.int
+    """How many had not opted out before."""
+    def __init__(
+        self,
+        *,
+        added_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddSuppressionsResponse: _TypeAlias = AddSuppressionsResponse  # noqa: Y015
+
+@_typing.final
+class RemoveSuppressionsRequest(_message.Message):
+    """Request message for `PolicyService.RemoveSuppressions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SUPPRESSIONS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `accounts/{account}`."""
+    @_builtins.property
+    def suppressions(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Suppression]:
+        """Required. Who may be written to again, 1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        suppressions: _abc.Iterable[_account_pb2.Suppression] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "suppressions", b"suppressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSuppressionsRequest: _TypeAlias = RemoveSuppressionsRequest  # noqa: Y015
+
+@_typing.final
+class RemoveSuppressionsResponse(_message.Message):
+    """Response message for `PolicyService.RemoveSuppressions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_COUNT_FIELD_NUMBER: _builtins.int
+    removed_count: _builtins.int
+    """How many had opted out before."""
+    def __init__(
+        self,
+        *,
+        removed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed_count", b"removed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSuppressionsResponse: _TypeAlias = RemoveSuppressionsResponse  # noqa: Y015
+
+@_typing.final
+class ListSuppressionsRequest(_message.Message):
+    """Request message for `PolicyService.ListSuppressions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `accounts/{account}`."""
+    page_size: _builtins.int
+    """The most that one page may hold; the server may give fewer. 0 means 100; more than 1,000 counts
+    as 1,000.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the previous page, or empty for the first. Everything but the page
+    size must be as it was then.
+    """
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuppressionsRequest: _TypeAlias = ListSuppressionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSuppressionsResponse(_message.Message):
+    """Response message for `PolicyService.ListSuppressions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPRESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token for the next page. Empty on the last one."""
+    @_builtins.property
+    def suppressions(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Suppression]:
+        """Who has opted out."""
+
+    def __init__(
+        self,
+        *,
+        suppressions: _abc.Iterable[_account_pb2.Suppression] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "suppressions", b"suppressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuppressionsResponse: _TypeAlias = ListSuppressionsResponse  # noqa: Y015

@@ -4,8 +4,10 @@ import grpc
 import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from limiter.v1 import account_pb2 as limiter_dot_v1_dot_account__pb2
 from limiter.v1 import policy_pb2 as limiter_dot_v1_dot_policy__pb2
 from limiter.v1 import policy_service_pb2 as limiter_dot_v1_dot_policy__service__pb2
+from limiter.v1 import simulation_pb2 as limiter_dot_v1_dot_simulation__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -100,6 +102,56 @@ class PolicyServiceStub:
                 '/limiter.v1.PolicyService/ApplyPolicies',
                 request_serializer=limiter_dot_v1_dot_policy__service__pb2.ApplyPoliciesRequest.SerializeToString,
                 response_deserializer=limiter_dot_v1_dot_policy__service__pb2.ApplyPoliciesResponse.FromString,
+                _registered_method=True)
+        self.ClonePolicy = channel.unary_unary(
+                '/limiter.v1.PolicyService/ClonePolicy',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.ClonePolicyRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__pb2.Policy.FromString,
+                _registered_method=True)
+        self.ListPolicyVersions = channel.unary_unary(
+                '/limiter.v1.PolicyService/ListPolicyVersions',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.ListPolicyVersionsRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListPolicyVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackPolicy = channel.unary_unary(
+                '/limiter.v1.PolicyService/RollbackPolicy',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.RollbackPolicyRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__pb2.Policy.FromString,
+                _registered_method=True)
+        self.SimulatePolicy = channel.unary_unary(
+                '/limiter.v1.PolicyService/SimulatePolicy',
+                request_serializer=limiter_dot_v1_dot_simulation__pb2.SimulatePolicyRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_simulation__pb2.SimulatePolicyResponse.FromString,
+                _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/limiter.v1.PolicyService/GetAccount',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_account__pb2.Account.FromString,
+                _registered_method=True)
+        self.ListAccounts = channel.unary_unary(
+                '/limiter.v1.PolicyService/ListAccounts',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.ListAccountsRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListAccountsResponse.FromString,
+                _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/limiter.v1.PolicyService/UpdateAccount',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_account__pb2.Account.FromString,
+                _registered_method=True)
+        self.AddSuppressions = channel.unary_unary(
+                '/limiter.v1.PolicyService/AddSuppressions',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.AddSuppressionsRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__service__pb2.AddSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.RemoveSuppressions = channel.unary_unary(
+                '/limiter.v1.PolicyService/RemoveSuppressions',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.RemoveSuppressionsRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__service__pb2.RemoveSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.ListSuppressions = channel.unary_unary(
+                '/limiter.v1.PolicyService/ListSuppressions',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsResponse.FromString,
                 _registered_method=True)
 
 
@@ -276,6 +328,138 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClonePolicy(self, request, context):
+        """Copies a policy under a new name, inside the same account or from all accounts into one.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: there is no such policy.
+        - `ALREADY_EXISTS`: the new name is taken.
+        - `RESOURCE_EXHAUSTED`: there are as many policies as there may be.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyVersions(self, request, context):
+        """Lists the versions of a policy that are kept, the newest first, those before a deletion
+        included.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the name, the page size or the page token is malformed.
+        - `NOT_FOUND`: there never was such a policy, or no version of it is kept.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackPolicy(self, request, context):
+        """Makes a policy what it was in an earlier version, as a new version.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: there is no such policy, or no such version of it is kept.
+        - `ABORTED`: `etag` is set and is not the policy's etag.
+        - `RESOURCE_EXHAUSTED`: some account would have too many kinds of counter.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimulatePolicy(self, request, context):
+        """Tries a draft over recorded history: what it would have denied. Changes nothing.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: too many simulations are running.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccount(self, request, context):
+        """Gets an account. Every account exists.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the name is malformed.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccounts(self, request, context):
+        """Lists the accounts that were changed, in the order of their names.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the page size or the page token is malformed.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAccount(self, request, context):
+        """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
+        - `ABORTED`: `account.etag` is set and is not the account's etag.
+        - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddSuppressions(self, request, context):
+        """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: the account has as many suppressions as there may be.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSuppressions(self, request, context):
+        """Lets contacts and addresses be written to again. Idempotent.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuppressions(self, request, context):
+        """Lists who has opted out, in an order of the server's own.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -333,6 +517,56 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ApplyPolicies,
                     request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ApplyPoliciesRequest.FromString,
                     response_serializer=limiter_dot_v1_dot_policy__service__pb2.ApplyPoliciesResponse.SerializeToString,
+            ),
+            'ClonePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClonePolicy,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ClonePolicyRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__pb2.Policy.SerializeToString,
+            ),
+            'ListPolicyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyVersions,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListPolicyVersionsRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__service__pb2.ListPolicyVersionsResponse.SerializeToString,
+            ),
+            'RollbackPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackPolicy,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.RollbackPolicyRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__pb2.Policy.SerializeToString,
+            ),
+            'SimulatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulatePolicy,
+                    request_deserializer=limiter_dot_v1_dot_simulation__pb2.SimulatePolicyRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_simulation__pb2.SimulatePolicyResponse.SerializeToString,
+            ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.GetAccountRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_account__pb2.Account.SerializeToString,
+            ),
+            'ListAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccounts,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListAccountsRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__service__pb2.ListAccountsResponse.SerializeToString,
+            ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_account__pb2.Account.SerializeToString,
+            ),
+            'AddSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSuppressions,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.AddSuppressionsRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__service__pb2.AddSuppressionsResponse.SerializeToString,
+            ),
+            'RemoveSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSuppressions,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.RemoveSuppressionsRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__service__pb2.RemoveSuppressionsResponse.SerializeToString,
+            ),
+            'ListSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuppressions,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -642,6 +876,276 @@ class PolicyService:
             '/limiter.v1.PolicyService/ApplyPolicies',
             limiter_dot_v1_dot_policy__service__pb2.ApplyPoliciesRequest.SerializeToString,
             limiter_dot_v1_dot_policy__service__pb2.ApplyPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClonePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/ClonePolicy',
+            limiter_dot_v1_dot_policy__service__pb2.ClonePolicyRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__pb2.Policy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/ListPolicyVersions',
+            limiter_dot_v1_dot_policy__service__pb2.ListPolicyVersionsRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__service__pb2.ListPolicyVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/RollbackPolicy',
+            limiter_dot_v1_dot_policy__service__pb2.RollbackPolicyRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__pb2.Policy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/SimulatePolicy',
+            limiter_dot_v1_dot_simulation__pb2.SimulatePolicyRequest.SerializeToString,
+            limiter_dot_v1_dot_simulation__pb2.SimulatePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/GetAccount',
+            limiter_dot_v1_dot_policy__service__pb2.GetAccountRequest.SerializeToString,
+            limiter_dot_v1_dot_account__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/ListAccounts',
+            limiter_dot_v1_dot_policy__service__pb2.ListAccountsRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__service__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/UpdateAccount',
+            limiter_dot_v1_dot_policy__service__pb2.UpdateAccountRequest.SerializeToString,
+            limiter_dot_v1_dot_account__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/AddSuppressions',
+            limiter_dot_v1_dot_policy__service__pb2.AddSuppressionsRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__service__pb2.AddSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/RemoveSuppressions',
+            limiter_dot_v1_dot_policy__service__pb2.RemoveSuppressionsRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__service__pb2.RemoveSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/ListSuppressions',
+            limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

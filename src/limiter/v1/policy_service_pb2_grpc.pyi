@@ -6,8 +6,10 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
+from limiter.v1 import account_pb2 as _account_pb2
 from limiter.v1 import policy_pb2 as _policy_pb2
 from limiter.v1 import policy_service_pb2 as _policy_service_pb2
+from limiter.v1 import simulation_pb2 as _simulation_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -161,6 +163,98 @@ class PolicyServiceStub:
       have too many kinds of counter.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
+    ClonePolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ClonePolicyRequest, _policy_pb2.Policy]
+    """Copies a policy under a new name, inside the same account or from all accounts into one.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: there is no such policy.
+    - `ALREADY_EXISTS`: the new name is taken.
+    - `RESOURCE_EXHAUSTED`: there are as many policies as there may be.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListPolicyVersions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListPolicyVersionsRequest, _policy_service_pb2.ListPolicyVersionsResponse]
+    """Lists the versions of a policy that are kept, the newest first, those before a deletion
+    included.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the name, the page size or the page token is malformed.
+    - `NOT_FOUND`: there never was such a policy, or no version of it is kept.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    RollbackPolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.RollbackPolicyRequest, _policy_pb2.Policy]
+    """Makes a policy what it was in an earlier version, as a new version.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: there is no such policy, or no such version of it is kept.
+    - `ABORTED`: `etag` is set and is not the policy's etag.
+    - `RESOURCE_EXHAUSTED`: some account would have too many kinds of counter.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    SimulatePolicy: _grpc.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePolicyRequest, _simulation_pb2.SimulatePolicyResponse]
+    """Tries a draft over recorded history: what it would have denied. Changes nothing.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: too many simulations are running.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be read.
+    """
+    GetAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]
+    """Gets an account. Every account exists.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the name is malformed.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListAccounts: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListAccountsRequest, _policy_service_pb2.ListAccountsResponse]
+    """Lists the accounts that were changed, in the order of their names.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the page size or the page token is malformed.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    UpdateAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateAccountRequest, _account_pb2.Account]
+    """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
+    - `ABORTED`: `account.etag` is set and is not the account's etag.
+    - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    AddSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]
+    """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: the account has as many suppressions as there may be.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    RemoveSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.RemoveSuppressionsRequest, _policy_service_pb2.RemoveSuppressionsResponse]
+    """Lets contacts and addresses be written to again. Idempotent.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListSuppressionsRequest, _policy_service_pb2.ListSuppressionsResponse]
+    """Lists who has opted out, in an order of the server's own.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -291,6 +385,98 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     - `ABORTED`: `etag` or that of an item is set and is not the current one.
     - `RESOURCE_EXHAUSTED`: there would be too many policies or assignments, or some account would
       have too many kinds of counter.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ClonePolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ClonePolicyRequest, _policy_pb2.Policy]  # type: ignore[assignment]
+    """Copies a policy under a new name, inside the same account or from all accounts into one.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: there is no such policy.
+    - `ALREADY_EXISTS`: the new name is taken.
+    - `RESOURCE_EXHAUSTED`: there are as many policies as there may be.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListPolicyVersions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListPolicyVersionsRequest, _policy_service_pb2.ListPolicyVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a policy that are kept, the newest first, those before a deletion
+    included.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the name, the page size or the page token is malformed.
+    - `NOT_FOUND`: there never was such a policy, or no version of it is kept.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    RollbackPolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.RollbackPolicyRequest, _policy_pb2.Policy]  # type: ignore[assignment]
+    """Makes a policy what it was in an earlier version, as a new version.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `NOT_FOUND`: there is no such policy, or no such version of it is kept.
+    - `ABORTED`: `etag` is set and is not the policy's etag.
+    - `RESOURCE_EXHAUSTED`: some account would have too many kinds of counter.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    SimulatePolicy: _aio.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePolicyRequest, _simulation_pb2.SimulatePolicyResponse]  # type: ignore[assignment]
+    """Tries a draft over recorded history: what it would have denied. Changes nothing.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: too many simulations are running.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be read.
+    """
+    GetAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
+    """Gets an account. Every account exists.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the name is malformed.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListAccounts: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListAccountsRequest, _policy_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
+    """Lists the accounts that were changed, in the order of their names.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the page size or the page token is malformed.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    UpdateAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
+    """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
+    - `ABORTED`: `account.etag` is set and is not the account's etag.
+    - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    AddSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]  # type: ignore[assignment]
+    """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: the account has as many suppressions as there may be.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    RemoveSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.RemoveSuppressionsRequest, _policy_service_pb2.RemoveSuppressionsResponse]  # type: ignore[assignment]
+    """Lets contacts and addresses be written to again. Idempotent.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ListSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListSuppressionsRequest, _policy_service_pb2.ListSuppressionsResponse]  # type: ignore[assignment]
+    """Lists who has opted out, in an order of the server's own.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
 
@@ -486,6 +672,158 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         - `ABORTED`: `etag` or that of an item is set and is not the current one.
         - `RESOURCE_EXHAUSTED`: there would be too many policies or assignments, or some account would
           have too many kinds of counter.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def ClonePolicy(
+        self,
+        request: _policy_service_pb2.ClonePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.Policy, _abc.Awaitable[_policy_pb2.Policy]]:
+        """Copies a policy under a new name, inside the same account or from all accounts into one.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: there is no such policy.
+        - `ALREADY_EXISTS`: the new name is taken.
+        - `RESOURCE_EXHAUSTED`: there are as many policies as there may be.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPolicyVersions(
+        self,
+        request: _policy_service_pb2.ListPolicyVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.ListPolicyVersionsResponse, _abc.Awaitable[_policy_service_pb2.ListPolicyVersionsResponse]]:
+        """Lists the versions of a policy that are kept, the newest first, those before a deletion
+        included.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the name, the page size or the page token is malformed.
+        - `NOT_FOUND`: there never was such a policy, or no version of it is kept.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackPolicy(
+        self,
+        request: _policy_service_pb2.RollbackPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.Policy, _abc.Awaitable[_policy_pb2.Policy]]:
+        """Makes a policy what it was in an earlier version, as a new version.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `NOT_FOUND`: there is no such policy, or no such version of it is kept.
+        - `ABORTED`: `etag` is set and is not the policy's etag.
+        - `RESOURCE_EXHAUSTED`: some account would have too many kinds of counter.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def SimulatePolicy(
+        self,
+        request: _simulation_pb2.SimulatePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_simulation_pb2.SimulatePolicyResponse, _abc.Awaitable[_simulation_pb2.SimulatePolicyResponse]]:
+        """Tries a draft over recorded history: what it would have denied. Changes nothing.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: too many simulations are running.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be read.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _policy_service_pb2.GetAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
+        """Gets an account. Every account exists.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the name is malformed.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAccounts(
+        self,
+        request: _policy_service_pb2.ListAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.ListAccountsResponse, _abc.Awaitable[_policy_service_pb2.ListAccountsResponse]]:
+        """Lists the accounts that were changed, in the order of their names.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the page size or the page token is malformed.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAccount(
+        self,
+        request: _policy_service_pb2.UpdateAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
+        """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
+        - `ABORTED`: `account.etag` is set and is not the account's etag.
+        - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def AddSuppressions(
+        self,
+        request: _policy_service_pb2.AddSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.AddSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.AddSuppressionsResponse]]:
+        """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: the account has as many suppressions as there may be.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveSuppressions(
+        self,
+        request: _policy_service_pb2.RemoveSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.RemoveSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.RemoveSuppressionsResponse]]:
+        """Lets contacts and addresses be written to again. Idempotent.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSuppressions(
+        self,
+        request: _policy_service_pb2.ListSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.ListSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.ListSuppressionsResponse]]:
+        """Lists who has opted out, in an order of the server's own.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
 

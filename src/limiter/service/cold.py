@@ -1,0 +1,54 @@
+"""The cold services: what is served by Python servicers, as one table.
+
+In flow the parts of a state; out flow the servicers that work on them. A service may have several
+servicers, each for some of its methods, and a method that no servicer has is not served: the
+transport answers UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from limiter._core import Core
+from limiter.clock import Clock
+from limiter.journal import GroupCommitter, Journal
+from limiter.policy import PolicyStore
+from limiter.service.policy import SERVICE as POLICY_SERVICE
+from limiter.service.policy import PolicyServicer
+
+__all__ = ["SERVICES", "ColdService", "Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What servicers work on; replaced as a whole when the state is recovered anew."""
+
+    policies: PolicyStore
+    core: Core
+    journal: Journal
+    committer: GroupCommitter
+    clock: Clock
+
+    def durable(self) -> Awaitable[None]:
+        """Waits until everything appended up to now is durable. Raises Unavailable."""
+        return self.committer.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class ColdService:
+    """One servicer: the service's descriptor, the class, and how it is made for a state."""
+
+    service: Any
+    servicer: type
+    make: Callable[[Parts], object]
+
+
+SERVICES: Final = (
+    ColdService(
+        POLICY_SERVICE,
+        PolicyServicer,
+        lambda parts: PolicyServicer(parts.policies, parts.durable, parts.clock.now_ms),
+    ),
+)
