@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.message import Message
 
 from limiter import bounds
+from limiter.service import cold
 from limiter.v1 import (
     attempt_pb2,
     decision_pb2,
@@ -386,6 +387,8 @@ async def test_garbage_for_the_policy_service(tmp_path: Path, rng: random.Random
     async with serving(tmp_path / "data") as inside:
         channel: Any = inside.channel
         for method in service.methods:
+            if not any(hasattr(each.servicer, method.name) for each in cold.SERVICES):
+                continue
             call = channel.unary_unary(f"/{service.full_name}/{method.name}")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(b"\xff")

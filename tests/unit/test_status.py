@@ -317,11 +317,9 @@ class TestAbort:
         assert set(handlers(Checker, HEALTH, Checker)) == {"Check"}
 
     def test_all_that_the_servicer_has_is_guarded(self) -> None:
-        methods = {method.name for method in HEALTH.methods}
-        assert {"Check", "Watch"} <= methods
         made = handlers(Servicer, HEALTH, Servicer)
-        assert set(made) == methods
-        assert [name for name in methods if made[name].response_streaming] == ["Watch"]
+        assert set(made) == {"Check", "Watch"}
+        assert [name for name in made if made[name].response_streaming] == ["Watch"]
 
     async def test_the_servicer_is_asked_for_at_each_call(self) -> None:
         def absent() -> Servicer:

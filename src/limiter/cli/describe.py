@@ -30,6 +30,8 @@ _REASONS = {
     decision_pb2.REASON_CONTACT_CAP: "the cap on contacts is full",
     decision_pb2.REASON_ADDRESS_CAP: "the cap on addresses is full",
     decision_pb2.REASON_MESSAGE_CAP: "the cap on messages is full",
+    decision_pb2.REASON_PAUSE: "a break is due",
+    decision_pb2.REASON_HOURS: "it is outside the hours",
     decision_pb2.REASON_BATCH_REJECTED: "another recipient of the batch was denied",
     decision_pb2.REASON_POLICY_REQUIRED: "no policy is assigned, and the server requires one",
 }
