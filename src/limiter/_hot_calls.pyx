@@ -32,35 +32,19 @@ from limiter._http2 cimport (
     Connection,
     HotHandler,
     Stream,
-    bytes_drop,
     stream_release,
 )
+from limiter._http2_bytes cimport bytes_drop
+from limiter._http2_fields cimport PREFIX_BYTES, message_size, same
 
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef size_t PENDING_BYTES_MAX = bounds.PENDING_JOURNAL_BYTES_MAX
 cdef uint64_t WINDOW_MAX = bounds.STREAM_WINDOW_MAX
-cdef size_t STREAMS_MAX = bounds.CONCURRENT_STREAMS_MAX
 
 cdef enum:
     METHOD_COMMIT_STREAM = 100
-    PREFIX_BYTES = 5           # of a gRPC message: compressed or not, size
 
 cdef bytes SERVICE_PATH = b"/limiter.v1.DecisionService/"
-
-
-cdef inline bint same(const uint8_t* text, size_t size, bytes expected) noexcept:
-    return (
-        size == <size_t>PyBytes_GET_SIZE(expected)
-        and memcmp(text, PyBytes_AS_STRING(expected), size) == 0
-    )
-
-
-cdef inline size_t message_size(const Stream* stream) noexcept:
-    # Of the first message that was received; its prefix is there.
-    cdef const uint8_t* prefix = stream.received.data
-    return (
-        <size_t>prefix[1] << 24 | <size_t>prefix[2] << 16 | <size_t>prefix[3] << 8 | prefix[4]
-    )
 
 
 @cython.final
@@ -242,11 +226,14 @@ cdef class HotCalls(HotHandler):
         # Whether a whole message waits to be decided.
         return (
             stream.received.size >= PREFIX_BYTES
-            and stream.received.size - PREFIX_BYTES >= message_size(stream)
+            and stream.received.size - PREFIX_BYTES >= message_size(stream.received.data)
         )
 
     cdef int require_one_message(self, Stream* stream) except -1:
-        if not self.pending(stream) or stream.received.size - PREFIX_BYTES > message_size(stream):
+        if (
+            stream.received.size < PREFIX_BYTES
+            or stream.received.size - PREFIX_BYTES != message_size(stream.received.data)
+        ):
             raise errors.InvalidArgument(
                 "MALFORMED_REQUEST", "a call of this method takes exactly one message"
             )
@@ -262,7 +249,7 @@ cdef class HotCalls(HotHandler):
         if stream.deadline_ns and time.monotonic_ns() >= stream.deadline_ns:
             return connection.finish(stream, self.faults.deadline_exceeded())
         self.admit()
-        if self.decide(stream, stream.method, message_size(stream)):
+        if self.decide(stream, stream.method, message_size(stream.received.data)):
             connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
             return self.wait_for_group(stream, 1)
         connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
@@ -283,7 +270,7 @@ cdef class HotCalls(HotHandler):
                 if self.is_full():
                     return self.wait_for_group(stream, 0)
                 self.admit()
-                size = message_size(stream)
+                size = message_size(stream.received.data)
                 must_wait = self.decide(stream, METHOD_COMMIT, size)
                 connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
                 bytes_drop(&stream.received, PREFIX_BYTES + size)

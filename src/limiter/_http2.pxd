@@ -3,12 +3,8 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from limiter._nghttp2 cimport nghttp2_nv, nghttp2_session
-
-cdef struct Bytes:
-    uint8_t* data              # owned
-    size_t size
-    size_t capacity
+from limiter._http2_bytes cimport Bytes
+from limiter._http2_session cimport Session
 
 cdef enum Encoding:
     ENCODING_IDENTITY
@@ -45,8 +41,6 @@ cdef struct Stream:
     bint deferred              # the session asks no more until it is told to
     PyObject* trailers         # owned list of (name, value), NULL = grpc-status 0
 
-cdef int bytes_append(Bytes* bytes, const void* data, size_t size) except -1
-cdef void bytes_drop(Bytes* bytes, size_t size) noexcept
 cdef void stream_release(Stream* stream) noexcept
 
 cdef class HotHandler:
@@ -55,46 +49,21 @@ cdef class HotHandler:
     cdef int begin(self) except -1
     cdef int receive(self, Connection connection, Stream* stream) except -1
 
-cdef class Connection:
-    cdef nghttp2_session* session
+cdef class Connection(Session):
     cdef Stream* streams
     cdef HotHandler hot
     cdef object server
-    cdef object transport
-    cdef readonly object peer
     cdef readonly int stream_count
-    cdef readonly double active_s   # when something was last received or answered
-    cdef readonly double opened_s
-    cdef readonly bint greeted      # the client has sent its settings
-    cdef bint reading               # inside the session's receiving
-    cdef bint paused                # the transport takes no more for now
-    cdef bint dirty                 # on somebody's list of connections to flush
-    cdef bint closing
-    cdef double calm                # control frames that it may still send
-    cdef double calm_s
-    cdef Bytes out
-    cdef object fault
 
-    cdef int take_bytes(self, const uint8_t* data, size_t size) except -1
-    cdef int refuse(self, Stream* stream, bytes status) except -1
+    # --- what hot calls are answered by
     cdef int add_reply(self, Stream* stream, const uint8_t* data, size_t size) except -1
     cdef int release(self, Stream* stream, uint64_t offset) except -1
     cdef int finish(self, Stream* stream, object trailers) except -1
-    cdef int flush(self) except -1
     cdef int consume(self, Stream* stream, size_t size) except -1
-    cdef int submit(self, Stream* stream, object headers) except -1
-    cdef int resume(self, Stream* stream) except -1
-    cdef int check(self, Py_ssize_t code) except -1
-    cdef int fail(self, object fault) noexcept
-    cdef int spend_calm(self) except -1
-    cdef int open_session(self) except -1
-    cdef Stream* open_stream(self, int32_t stream_id) except NULL
-    cdef int take_header(
-        self, Stream* stream, const uint8_t* name, size_t name_size,
-        const uint8_t* value, size_t value_size,
-    ) except -1
-    cdef int headers_complete(self, Stream* stream) except -1
-    cdef int take_data(self, Stream* stream, const uint8_t* data, size_t size) except -1
+
+    cdef Stream* call_of(self, int32_t stream_id) noexcept
     cdef int deliver(self, Stream* stream) except -1
-    cdef int close_stream(self, Stream* stream) except -1
-    cdef Stream* stream_of(self, int32_t stream_id) noexcept
+    cdef int refuse(self, Stream* stream, bytes status) except -1
+    cdef int submit(self, Stream* stream, object headers) except -1
+    cdef int wake(self, Stream* stream) except -1
+    cdef int add_trailers(self, Stream* stream) except -1

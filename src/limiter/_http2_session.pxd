@@ -1,0 +1,55 @@
+# One HTTP/2 session of a server on an asyncio transport.
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from limiter._http2_bytes cimport Bytes
+from limiter._nghttp2 cimport nghttp2_nv, nghttp2_session
+
+cdef class Session:
+    cdef nghttp2_session* session   # owned
+    cdef object transport
+    cdef readonly object peer
+    cdef readonly double active_s   # when something was last received
+    cdef readonly double opened_s
+    cdef readonly bint greeted      # the client has sent its settings
+    cdef bint reading               # inside the session's receiving
+    cdef bint paused                # the transport takes no more for now
+    cdef bint dirty                 # on somebody's list of sessions to flush
+    cdef bint closing
+    cdef double calm                # control frames that it may still send
+    cdef double calm_s
+    cdef Bytes out
+    cdef object fault
+
+    # --- what a server does with requests; streams are its own structs
+    cdef int begin(self) except -1
+    cdef int open_stream(self, int32_t stream_id) except -1
+    cdef int take_header(
+        self, void* stream, const uint8_t* name, size_t name_size,
+        const uint8_t* value, size_t value_size,
+    ) except -1
+    cdef int headers_complete(self, void* stream) except -1
+    cdef int take_data(self, void* stream, const uint8_t* data, size_t size) except -1
+    cdef int request_ended(self, void* stream) except -1
+    cdef bint has_request_ended(self, void* stream) noexcept
+    cdef int close_stream(self, void* stream) except -1
+    cdef size_t read_body(self, void* stream, uint8_t* out, size_t room, bint* is_last) except? 0
+
+    # --- what it asks of the session
+    cdef void* stream_of(self, int32_t stream_id) noexcept
+    cdef int attach_stream(self, int32_t stream_id, void* stream) except -1
+    cdef void detach_stream(self, int32_t stream_id) noexcept
+    cdef int respond(
+        self, int32_t stream_id, const nghttp2_nv* fields, size_t count, bint has_body
+    ) except -1
+    cdef int trail(self, int32_t stream_id, const nghttp2_nv* fields, size_t count) except -1
+    cdef int resume(self, int32_t stream_id) except -1
+    cdef int consume_connection(self, size_t size) except -1
+    cdef int consume_stream(self, int32_t stream_id, size_t size) except -1
+    cdef int flush(self) except -1
+
+    cdef int take_bytes(self, const uint8_t* data, size_t size) except -1
+    cdef int open_session(self) except -1
+    cdef int check(self, Py_ssize_t code) except -1
+    cdef int fail(self, object fault) noexcept
+    cdef int spend_calm(self) except -1
