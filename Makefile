@@ -63,6 +63,11 @@ crash: export LIMITER_CRASH_ROUNDS ?= 100
 crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under load
 	$(pytest) --timeout 3600 tests/crash
 
+.PHONY: clients
+clients: $(built_dev) ## builds the clients in other languages and runs their story
+	scripts/client_toolchains.sh build/clients/toolchain
+	$(pytest) -m clients tests/clients
+
 .PHONY: bench
 bench: $(built_dev) ## the benchmarks, on this machine and this commit
 	cd benchmarks && $(abspath $(bin))/asv run --python=same --show-stderr $(BENCH_ARGS)

@@ -25,6 +25,9 @@ _LEFT_OUT = {
     "build",
     "dist",
     "limiter-data",
+    "limiterv1",
+    "node_modules",
+    "target",
     "venv",
 }
 _BUILT = {".c", ".cpp", ".html", ".o", ".pyc", ".so"}
