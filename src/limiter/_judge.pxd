@@ -31,6 +31,7 @@ cdef class Judge:
     cdef LimitResult* results  # owned
     cdef int capacity          # room in both
     cdef int count
+    cdef int shadowed_count    # SHADOW limits that did not fit: they would have denied the attempt
     cdef bint has_limits       # after usage(): a policy, maybe an unlimited one, or inline limits
     cdef Decision decision     # its results borrow from `results`
 
@@ -84,7 +85,8 @@ cdef class Judge:
         Question question,
     ) except -1
     cdef int64_t retry_ms(self, int64_t now_ms) except? -2
-    cdef int find_binding(self, int64_t now_ms) except -2
+    cdef int find_binding(self, int64_t now_ms, int enforcement) except -2
+    cdef int find_shadowed(self, int64_t now_ms) except -2
     cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1
     cdef int report_one(self, int i, int64_t now_ms, bint allowed, Question question) except -1
     cdef int show(self, int64_t now_ms, bint full) except -1

@@ -37,6 +37,7 @@ from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_COUNT,
     ENFORCEMENT_ENFORCED,
+    ENFORCEMENT_SHADOW,
     MEASURE_ADDRESSES,
     MEASURE_CONTACTS,
     MEASURE_MESSAGES,
@@ -225,6 +226,7 @@ cdef class Judge:
         w.fits = rule.max_count > 0 and (
             w.inside or w.need <= rule.max_count - w.used
         )
+        self.shadowed_count += not w.fits and rule.enforcement == ENFORCEMENT_SHADOW
         return 0
 
     cdef int weigh(
@@ -242,6 +244,7 @@ cdef class Judge:
         cdef int inline_count = inline_rules.count if inline_rules is not None else 0
         self.reserve(plan.count + inline_count)
         self.count = 0
+        self.shadowed_count = 0
         for i in range(plan.count):
             self.weigh_one(account, plan.slots[i], plan.rows[i], subject, now_ms, question)
         for i in range(inline_count):
@@ -275,9 +278,9 @@ cdef class Judge:
                 return at_ms
             at_ms = next_ms
 
-    cdef int find_binding(self, int64_t now_ms) except -2:
-        # Of the enforced limits that deny, the one that passes last; ties by precedence of
-        # reasons, then by order. -1 when none denies.
+    cdef int find_binding(self, int64_t now_ms, int enforcement) except -2:
+        # Of the limits with this enforcement that do not fit, the one that passes last; ties by
+        # precedence of reasons, then by order. -1 when all fit.
         cdef int binding = -1
         cdef int64_t latest_ms = 0
         cdef int64_t at_ms
@@ -285,7 +288,7 @@ cdef class Judge:
         cdef Weighed* w
         for i in range(self.count):
             w = &self.weighed[i]
-            if w.fits or not w.evaluated or w.rule.enforcement != ENFORCEMENT_ENFORCED:
+            if w.fits or not w.evaluated or w.rule.enforcement != enforcement:
                 continue
             at_ms = passing_ms(w, now_ms)
             if (
@@ -299,6 +302,11 @@ cdef class Judge:
                 binding = i
                 latest_ms = at_ms
         return binding
+
+    cdef int find_shadowed(self, int64_t now_ms) except -2:
+        # After decide(): the SHADOW limit that would bind if all of them were enforced, as an index
+        # into `weighed` and, once it is reported, into `results`; -1 when they let the attempt go.
+        return self.find_binding(now_ms, ENFORCEMENT_SHADOW) if self.shadowed_count else -1
 
     cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1:
         # Writes every limit's status, as it stands once the decision has been carried out.
@@ -361,7 +369,7 @@ cdef class Judge:
         self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_DECISION)
         decision.decide_ms = now_ms
         decision.retry_ms = NO_TIME
-        decision.binding = self.find_binding(now_ms)
+        decision.binding = self.find_binding(now_ms, ENFORCEMENT_ENFORCED)
         decision.outcome = OUTCOME_ALLOWED
         decision.reason = REASON_WITHIN_LIMITS
         if decision.binding >= 0:

@@ -261,11 +261,6 @@ class Limit:
         check_match(self.applies_to, f"{field}.applies_to")
         if self.counts is not None:
             check_match(self.counts, f"{field}.counts")
-        if self.enforcement is Enforcement.SHADOW:
-            raise not_served(
-                f"{field}.enforcement",
-                "SHADOW is not served yet; use GOAL to report a limit without denying",
-            )
 
     @property
     def kind(self) -> CounterKind:

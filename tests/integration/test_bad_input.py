@@ -170,7 +170,6 @@ def inline_cases() -> Iterator[Case]:
     for text in ("A", "1a", "a-", "a_b", "a" * 64, "é"):
         yield limit(f"id {text[:9]!r}", setting("limit_id", text), "limit_id")
     yield limit("unknown enforcement", setting("enforcement", UNKNOWN_NUMBER), "enforcement")
-    yield limit("shadow", setting("enforcement", 3), "enforcement", "FIELD_NOT_SERVED")
     yield limit("pause", lambda limit: limit.pause.SetInParent(), "pause", "FIELD_NOT_SERVED")
     yield limit("hours", lambda limit: limit.hours.SetInParent(), "hours", "FIELD_NOT_SERVED")
     yield limit("ramp", lambda limit: limit.cap.ramp.SetInParent(), "cap.ramp", "FIELD_NOT_SERVED")

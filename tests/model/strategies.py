@@ -63,6 +63,7 @@ ROLLING_MS = (
     30 * DAY_MS,
     62 * DAY_MS,
 )
+NEVER_DENYING = (policy_pb2.ENFORCEMENT_GOAL, policy_pb2.ENFORCEMENT_SHADOW)
 # Long enough before the end of all time for every window to pass.
 LAST_MS = instant_of(2090)
 
@@ -206,7 +207,7 @@ def make_limit(
     )
     if not plain:
         if dice.one_in(5):
-            limit.enforcement = policy_pb2.ENFORCEMENT_GOAL
+            limit.enforcement = dice.pick(NEVER_DENYING)
         if dice.one_in(2):
             limit.applies_to.CopyFrom(make_match(dice))
         if dice.one_in(3):

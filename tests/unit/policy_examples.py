@@ -101,7 +101,7 @@ def limits(draw: st.DrawFn) -> Limit:
         Cap(measure, max_count, draw(_pers[measure]), draw(windows)),
         draw(matches),
         draw(st.none() | matches),
-        draw(st.sampled_from([Enforcement.ENFORCED, Enforcement.GOAL])),
+        draw(st.sampled_from(Enforcement)),
     )
 
 

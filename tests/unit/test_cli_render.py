@@ -126,6 +126,14 @@ def test_goals_and_limits_that_were_not_evaluated() -> None:
     assert text.endswith("2025-03-03 15:11:31 2025-03-03 12:00:00")
 
 
+def test_a_shadow_limit_says_what_it_would_do() -> None:
+    fits = status(enforcement="ENFORCEMENT_SHADOW")
+    over = status(enforcement="ENFORCEMENT_SHADOW", exceeded=True)
+    text = shown(render.statuses([fits, over]))
+    assert " shadow 2025" in text
+    assert " shadow, would deny 2025" in text
+
+
 def test_names_are_never_markup() -> None:
     name = "[bold]x[/bold] [/] :smile:"
     text = shown(render.statuses([status(limitId=name, policy=name)]))

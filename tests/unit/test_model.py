@@ -149,7 +149,6 @@ def test_a_broken_limit_is_named_by_field_and_rule(broken: Limit, field: str, wo
 @pytest.mark.parametrize(
     ("broken", "field"),
     [
-        (replace(examples.limit(), enforcement=Enforcement.SHADOW), "enforcement"),
         (
             with_cap(window=CalendarWindow(CalendarUnit.DAY, "ACCOUNT")),
             "cap.window.calendar.time_zone",

@@ -159,6 +159,8 @@ def _state(status: decision_pb2.LimitStatus) -> Text:
     if status.enforcement == policy_pb2.ENFORCEMENT_GOAL:
         percent = 100 * status.used_count // status.max_count if status.max_count else 100
         return Text(f"goal, {percent} % reached", "cyan")
+    if status.exceeded and status.enforcement == policy_pb2.ENFORCEMENT_SHADOW:
+        return Text("shadow, would deny", "cyan")
     if status.exceeded:
         return Text("does not fit", "red")
     if status.enforcement != policy_pb2.ENFORCEMENT_ENFORCED:

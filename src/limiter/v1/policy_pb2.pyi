@@ -67,7 +67,7 @@ class _EnforcementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Enforceme
     ENFORCEMENT_GOAL: _Enforcement.ValueType  # 2
     """The attempt goes; the limit is reported with its progress."""
     ENFORCEMENT_SHADOW: _Enforcement.ValueType  # 3
-    """The attempt goes; what would have been denied is recorded. Not served yet: refused."""
+    """The attempt goes, and its status says `exceeded`: what would be denied, before it is."""
 
 class Enforcement(_Enforcement, metaclass=_EnforcementEnumTypeWrapper):
     """What a limit does with an attempt that does not fit."""
@@ -79,7 +79,7 @@ ENFORCEMENT_ENFORCED: Enforcement.ValueType  # 1
 ENFORCEMENT_GOAL: Enforcement.ValueType  # 2
 """The attempt goes; the limit is reported with its progress."""
 ENFORCEMENT_SHADOW: Enforcement.ValueType  # 3
-"""The attempt goes; what would have been denied is recorded. Not served yet: refused."""
+"""The attempt goes, and its status says `exceeded`: what would be denied, before it is."""
 Global___Enforcement: _TypeAlias = Enforcement  # noqa: Y015
 
 class _CalendarUnit:
