@@ -35,7 +35,7 @@ if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 
 # The modules that speak HTTP/2.
-NGHTTP2_USERS = {"_http2_session"}
+NGHTTP2_USERS = {"_http2_session", "_load"}
 
 extensions = [
     Extension(

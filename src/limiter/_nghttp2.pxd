@@ -140,3 +140,12 @@ cdef extern from "nghttp2/nghttp2.h":
         const uint8_t* opaque_data, size_t opaque_data_len)
     int nghttp2_submit_shutdown_notice(nghttp2_session* session)
     const char* nghttp2_strerror(int lib_error_code)
+
+    # The client's side.
+    int32_t NGHTTP2_SETTINGS_ENABLE_PUSH
+
+    int nghttp2_session_client_new(
+        nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data)
+    int32_t nghttp2_submit_request(
+        nghttp2_session* session, const void* pri_spec, const nghttp2_nv* nva, size_t nvlen,
+        const nghttp2_data_provider* data_prd, void* stream_user_data)

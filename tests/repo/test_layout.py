@@ -22,8 +22,8 @@ FILE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 80
 LINE_COLUMNS_MAX = 100
 
-# The extension modules of the transport; all others are the core's.
-TRANSPORT = ("_http2", "_hot_calls", "_nghttp2")
+# The extension modules of the transport and of its load; all others are the core's.
+TRANSPORT = ("_http2", "_hot_calls", "_load", "_nghttp2")
 EXTENSIONS = sorted(
     path for path in SOURCE.glob("_*.p[yx][xd]") if not path.stem.startswith(TRANSPORT)
 )

@@ -11,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import limiter
-from limiter.cli import decisions, policies, serve, terminal
+from limiter.cli import bench, decisions, policies, serve, terminal
 from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode, help_text
 from limiter.cli.options import expand_options
@@ -72,5 +72,6 @@ for _command in (
     decisions.check,
     decisions.commit,
     decisions.usage,
+    bench.bench,
 ):
     app.command(_command.__name__)(expand_options(_command))
