@@ -23,6 +23,7 @@ from urllib.parse import unquote_to_bytes
 
 from limiter import bounds
 from limiter._http2_bytes cimport Bytes, bytes_append, bytes_drop
+from limiter._http2_fields cimport PREFIX_BYTES, message_size
 from limiter._load_histogram cimport Histogram
 from limiter._load_population cimport Population
 from limiter._nghttp2 cimport *
@@ -30,7 +31,6 @@ from limiter._protobuf cimport read_bytes, read_tag, read_varint, skip_unknown
 from limiter._types cimport OUTCOME_ALLOWED, OUTCOME_DENIED, Slice
 
 cdef enum:
-    PREFIX_BYTES = 5           # of a gRPC message: compressed or not, size
     ACCOUNT_DIGITS = 7
     CONTACT_DIGITS = 7
     ID_DIGITS = 16             # hexadecimal
@@ -68,12 +68,6 @@ cdef inline void put_hexadecimal(uint8_t* at, uint64_t value) noexcept nogil:
     for i in range(ID_DIGITS - 1, -1, -1):
         at[i] = b"0123456789abcdef"[value & 15]
         value >>= 4
-
-
-cdef inline size_t message_size(const uint8_t* prefix) noexcept:
-    return (
-        <size_t>prefix[1] << 24 | <size_t>prefix[2] << 16 | <size_t>prefix[3] << 8 | prefix[4]
-    )
 
 
 cdef inline nghttp2_nv field(bytes name, bytes value) noexcept:
