@@ -123,6 +123,30 @@ PAGE_SIZE_DEFAULT: Final = 100
 KINDS_MAX: Final = 64
 INLINE_KINDS_MAX: Final = 16
 
+# --- Access ---------------------------------------------------------------------------------------
+
+# API keys, dead ones that are kept for the record among them.
+API_KEYS_MAX: Final = 10_000
+
+# What one key is for: its accounts, and its resources and campaigns.
+KEY_ACCOUNTS_MAX: Final = 1_000
+KEY_LABELS_MAX: Final = 64
+CERTIFICATE_NAME_BYTES_MAX: Final = 256
+
+# How long the secret before a rotation may stay good.
+ROTATION_GRACE_MS_MAX: Final = 7 * DAY_MS
+
+# Groups of the whole service, what is in one of them, and the groups that restrict one policy.
+GROUPS_MAX: Final = 10_000
+GROUP_LABELS_MAX: Final = 1_000
+POLICY_GROUPS_MAX: Final = 64
+
+# The record of who changed what, and of what policies were: the newest entries of all, the newest
+# versions of one policy, and the size of all versions together. Older ones are forgotten.
+AUDIT_ENTRIES_MAX: Final = 100_000
+POLICY_VERSIONS_MAX: Final = 100
+POLICY_VERSIONS_BYTES_MAX: Final = 64 * 1024 * 1024
+
 # --- Counters -------------------------------------------------------------------------------------
 
 # A message counter keeps this many of its newest instants as they are and sums older ones in

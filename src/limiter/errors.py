@@ -60,6 +60,18 @@ class InvalidArgument(LimiterError):
         )
 
 
+class Unauthenticated(LimiterError):
+    """Who calls is not known: no credential, or one that is not good (any more)."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(LimiterError):
+    """Who calls is known and may not do this."""
+
+    code = "PERMISSION_DENIED"
+
+
 class NotFound(LimiterError):
     """The named thing does not exist (or the caller may not know that it does)."""
 

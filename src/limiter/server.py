@@ -36,7 +36,6 @@ from typing import Any, Final
 
 import grpc
 import uvloop
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from limiter import bounds, clock, errors, kinds, listening, logs, recovery
 from limiter._core import Core
@@ -46,7 +45,8 @@ from limiter.grpc_wire import Faults
 from limiter.journal import GroupCommitter, SequenceConflict
 from limiter.native import NativeServer
 from limiter.policy import PolicyStore
-from limiter.service import cold, decision, status
+from limiter.service import cold, decision, reflection, status
+from limiter.service.authorization import Gate
 from limiter.service.decision import DecisionService, Engine
 from limiter.service.health import Health
 from limiter.service.test_clock import TestClockServicer
@@ -174,6 +174,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._host, self._port = listening.parse(config.listen)
+        self._gate = Gate(demanded=False)
         self._folder: DataFolder | None = None
         self._server: grpc.aio.Server | NativeServer | None = None
         self._clock: clock.Clock | None = None
@@ -281,17 +282,16 @@ class Server:
             _register(server, decision.SERVICE, self._decisions.handlers())
         for each in cold.SERVICES:
             find = partial(self._current, each.servicer)
-            _register(server, each.service, status.handlers(find, each.service, each.servicer))
+            made = status.handlers(find, each.service, each.servicer, self._gate)
+            _register(server, each.service, made)
         if self._config.clock == "driven":
             test_clock = status.handlers(
-                self._current_test_clock, _TEST_CLOCK_SERVICE, TestClockServicer
+                self._current_test_clock, _TEST_CLOCK_SERVICE, TestClockServicer, self._gate
             )
             _register(server, _TEST_CLOCK_SERVICE, test_clock)
         self._health.add_to(server)
-        names = (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), server
-        )
+        names = (*self._services, "grpc.health.v1.Health", reflection.NAME)
+        reflection.add_reflection(server, names, self._gate)
         return server
 
     def _current(self, servicer: type) -> object:

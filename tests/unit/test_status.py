@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import errors
+from limiter.service.authorization import Gate
 from limiter.service.status import abort, handlers, to_status
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -175,13 +176,17 @@ class Servicer:
             raise self.outcome
 
 
+# Asks nobody who he is.
+OPEN = Gate(demanded=False)
+
+
 class Wire:
     """A server with the guarded servicer, and a client."""
 
     async def __aenter__(self) -> Wire:
         self.servicer = Servicer()
         self.server = grpc.aio.server()
-        made = handlers(lambda: self.servicer, HEALTH, Servicer)
+        made = handlers(lambda: self.servicer, HEALTH, Servicer, OPEN)
         self.server.add_registered_method_handlers(HEALTH.full_name, made)
         port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
@@ -314,10 +319,10 @@ class TestAbort:
             async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
                 raise NotImplementedError
 
-        assert set(handlers(Checker, HEALTH, Checker)) == {"Check"}
+        assert set(handlers(Checker, HEALTH, Checker, OPEN)) == {"Check"}
 
     def test_all_that_the_servicer_has_is_guarded(self) -> None:
-        made = handlers(Servicer, HEALTH, Servicer)
+        made = handlers(Servicer, HEALTH, Servicer, OPEN)
         assert set(made) == {"Check", "Watch"}
         assert [name for name in made if made[name].response_streaming] == ["Watch"]
 
@@ -326,7 +331,7 @@ class TestAbort:
             raise errors.Unavailable("JOURNAL_UNAVAILABLE", "no servicer now")
 
         context: Any = RecordingContext()
-        check: Any = handlers(absent, HEALTH, Servicer)["Check"].unary_unary
+        check: Any = handlers(absent, HEALTH, Servicer, OPEN)["Check"].unary_unary
         with pytest.raises(grpc.aio.AbortError):
             await check(b"", context)
         assert context.aborted[0][:2] == (grpc.StatusCode.UNAVAILABLE, "no servicer now")

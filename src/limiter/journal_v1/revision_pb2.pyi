@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from limiter.v1 import access_pb2 as _access_pb2
 from limiter.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
@@ -22,8 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PolicyRevision(_message.Message):
-    """One change of policies and assignments, made as a whole. The policies and assignments in force
-    follow from the revisions before, in order, and from nothing else.
+    """One change of policies, assignments, groups or keys, made as a whole. What is in force follows
+    from the revisions before, in order, and from nothing else.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -34,8 +35,17 @@ class PolicyRevision(_message.Message):
     PUT_ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     DELETED_POLICIES_FIELD_NUMBER: _builtins.int
     DELETED_ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    PUT_GROUPS_FIELD_NUMBER: _builtins.int
+    DELETED_GROUPS_FIELD_NUMBER: _builtins.int
+    PUT_KEYS_FIELD_NUMBER: _builtins.int
+    DELETED_KEYS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision's number: 1 for the first one, then each one more than the last."""
+    """The revision's number: 1 for the first one, then each one more than the last. 0 for a change of
+    keys, which are not part of the numbered set and never change together with it.
+    """
+    author: _builtins.str
+    """Who made the change; see `limiter.v1.AuditEntry.author`."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The instant from which the revision holds."""
@@ -56,6 +66,22 @@ class PolicyRevision(_message.Message):
     def deleted_assignments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the assignments that were deleted."""
 
+    @_builtins.property
+    def put_groups(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.Group]:
+        """The groups that were created or changed, complete."""
+
+    @_builtins.property
+    def deleted_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the groups that were deleted."""
+
+    @_builtins.property
+    def put_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredKey]:
+        """The keys that were created or changed, complete."""
+
+    @_builtins.property
+    def deleted_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of keys that were dead and made room."""
+
     def __init__(
         self,
         *,
@@ -65,14 +91,57 @@ class PolicyRevision(_message.Message):
         put_assignments: _abc.Iterable[_policy_pb2.Assignment] | None = ...,
         deleted_policies: _abc.Iterable[_builtins.str] | None = ...,
         deleted_assignments: _abc.Iterable[_builtins.str] | None = ...,
+        author: _builtins.str = ...,
+        put_groups: _abc.Iterable[_access_pb2.Group] | None = ...,
+        deleted_groups: _abc.Iterable[_builtins.str] | None = ...,
+        put_keys: _abc.Iterable[Global___StoredKey] | None = ...,
+        deleted_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_assignments", b"deleted_assignments", "deleted_policies", b"deleted_policies", "put_assignments", b"put_assignments", "put_policies", b"put_policies", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "deleted_assignments", b"deleted_assignments", "deleted_groups", b"deleted_groups", "deleted_keys", b"deleted_keys", "deleted_policies", b"deleted_policies", "put_assignments", b"put_assignments", "put_groups", b"put_groups", "put_keys", b"put_keys", "put_policies", b"put_policies", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicyRevision: _TypeAlias = PolicyRevision  # noqa: Y015
+
+@_typing.final
+class StoredKey(_message.Message):
+    """An API key as the journal keeps it. The secret itself is nowhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    SECRET_HASH_FIELD_NUMBER: _builtins.int
+    OLD_SECRET_HASH_FIELD_NUMBER: _builtins.int
+    OLD_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    secret_hash: _builtins.bytes
+    """The SHA-256 of the 32 bytes of its secret."""
+    old_secret_hash: _builtins.bytes
+    """The same of the secret before its last rotation. Empty: none."""
+    @_builtins.property
+    def api_key(self) -> _access_pb2.ApiKey:
+        """What the key is for."""
+
+    @_builtins.property
+    def old_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the old secret is good."""
+
+    def __init__(
+        self,
+        *,
+        api_key: _access_pb2.ApiKey | None = ...,
+        secret_hash: _builtins.bytes = ...,
+        old_secret_hash: _builtins.bytes = ...,
+        old_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "old_secret_expire_time", b"old_secret_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "old_secret_expire_time", b"old_secret_expire_time", "old_secret_hash", b"old_secret_hash", "secret_hash", b"secret_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredKey: _TypeAlias = StoredKey  # noqa: Y015
 
 @_typing.final
 class CounterKind(_message.Message):

@@ -18,8 +18,10 @@ from __future__ import annotations
 import bisect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, NoReturn
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -32,6 +34,8 @@ from limiter import errors
 __all__ = [
     "DETAILS_KEY",
     "DOMAIN",
+    "Gate",
+    "Visit",
     "abort",
     "code_of",
     "handlers",
@@ -102,59 +106,82 @@ def code_of(code: grpc.StatusCode) -> int:
     return number
 
 
+class Visit(Protocol):
+    """A call that was let in; see `limiter.service.authorization`."""
+
+    def check(self, request: Message) -> None:
+        """Raises for a request that reaches what is not the caller's."""
+
+    def renew(self) -> None:
+        """Raises when the caller is not let in any more."""
+
+
+class Gate(Protocol):
+    """What lets callers in; see `limiter.service.authorization`."""
+
+    def enter(self, path: str, context: Any) -> Visit:
+        """Lets in who calls the method at `path`, or raises."""
+
+
 def handlers(
-    servicer: Callable[[], object], service: Any, served_by: type
+    servicer: Callable[[], object], service: Any, served_by: type, gate: Gate
 ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """Handlers of those methods of `service` (its descriptor) that the class `served_by` has; their
     faults end in a status.
 
-    `servicer` gives the one of that class that does the work, for each call anew; it too may raise.
-    Its unary methods are coroutines, those with a stream of replies async generators. Bytes that
-    are no request are INVALID_ARGUMENT like any other fault of the caller.
+    Every call goes through the `gate`, before and after its request is read. `servicer` gives the
+    one of that class that does the work, for each call anew; it too may raise. Its unary methods
+    are coroutines, those with a stream of replies async generators. Bytes that are no request are
+    INVALID_ARGUMENT like any other fault of the caller.
     """
     made: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
         if not hasattr(served_by, method.name):
             continue
-        request_type = GetMessageClass(method.input_type)
+        call = _Call(
+            servicer,
+            method.name,
+            GetMessageClass(method.input_type),
+            partial(gate.enter, f"/{service.full_name}/{method.name}"),
+        )
         if method.server_streaming:
-            made[method.name] = grpc.unary_stream_rpc_method_handler(
-                _guarded_stream(servicer, method.name, request_type)
-            )
+            made[method.name] = grpc.unary_stream_rpc_method_handler(call.stream)
         else:
-            made[method.name] = grpc.unary_unary_rpc_method_handler(
-                _guarded_unary(servicer, method.name, request_type)
-            )
+            made[method.name] = grpc.unary_unary_rpc_method_handler(call.unary)
     return made
 
 
-def _guarded_unary(
-    servicer: Callable[[], object], name: str, request_type: type[Message]
-) -> Callable[[bytes, _Context], Awaitable[bytes]]:
-    async def call(request: bytes, context: _Context) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """How one method is called: `enter` lets a caller in."""
+
+    servicer: Callable[[], object]
+    name: str
+    request_type: type[Message]
+    enter: Callable[[_Context], Visit]
+
+    async def unary(self, request: bytes, context: _Context) -> bytes:
+        """One request, one reply."""
         try:
-            reply: Message = await getattr(servicer(), name)(
-                _decoded(request, request_type), context
-            )
+            visit = self.enter(context)
+            decoded = _decoded(request, self.request_type)
+            visit.check(decoded)
+            reply: Message = await getattr(self.servicer(), self.name)(decoded, context)
             return reply.SerializeToString()
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
-    return call
-
-
-def _guarded_stream(
-    servicer: Callable[[], object], name: str, request_type: type[Message]
-) -> Callable[[bytes, _Context], AsyncIterator[bytes]]:
-    async def call(request: bytes, context: _Context) -> AsyncIterator[bytes]:
+    async def stream(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
+        """One request, a stream of replies: up to when its caller is not let in any more."""
         try:
-            decoded = _decoded(request, request_type)
-            async for reply in getattr(servicer(), name)(decoded, context):
+            visit = self.enter(context)
+            decoded = _decoded(request, self.request_type)
+            visit.check(decoded)
+            async for reply in getattr(self.servicer(), self.name)(decoded, context):
+                visit.renew()
                 yield reply.SerializeToString()
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
-
-    return call
 
 
 def _decoded(request: bytes, request_type: type[Message]) -> Message:
@@ -174,6 +201,8 @@ _CODES: Final = {code.name: code for code in grpc.StatusCode}
 _RESOURCE_TYPES: Final = {
     "policies": "limiter.v1.Policy",
     "assignments": "limiter.v1.Assignment",
+    "groups": "limiter.v1.Group",
+    "apiKeys": "limiter.v1.ApiKey",
 }
 
 

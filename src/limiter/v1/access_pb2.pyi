@@ -37,13 +37,13 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     PERMISSION_RESTRICTIONS_READ: _Permission.ValueType  # 4
     """`restrictions.read`: ListRestrictions."""
     PERMISSION_POLICIES_READ: _Permission.ValueType  # 5
-    """`policies.read`: reading policies, assignments, accounts, suppressions and groups, and
-    simulating.
+    """`policies.read`: reading policies, assignments, accounts, suppressions and groups and who
+    changed them, and simulating.
     """
     PERMISSION_POLICIES_WRITE: _Permission.ValueType  # 6
     """`policies.write`: changing them."""
     PERMISSION_ACCESS_WRITE: _Permission.ValueType  # 7
-    """`access.write`: managing keys and groups, and reading the audit."""
+    """`access.write`: managing keys, and reading who changed them."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """What a key may do."""
@@ -59,13 +59,13 @@ PERMISSION_USAGE_READ: Permission.ValueType  # 3
 PERMISSION_RESTRICTIONS_READ: Permission.ValueType  # 4
 """`restrictions.read`: ListRestrictions."""
 PERMISSION_POLICIES_READ: Permission.ValueType  # 5
-"""`policies.read`: reading policies, assignments, accounts, suppressions and groups, and
-simulating.
+"""`policies.read`: reading policies, assignments, accounts, suppressions and groups and who
+changed them, and simulating.
 """
 PERMISSION_POLICIES_WRITE: Permission.ValueType  # 6
 """`policies.write`: changing them."""
 PERMISSION_ACCESS_WRITE: Permission.ValueType  # 7
-"""`access.write`: managing keys and groups, and reading the audit."""
+"""`access.write`: managing keys, and reading who changed them."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Role:
@@ -139,11 +139,13 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these resources of its accounts, at most 64. Empty: all."""
+        """Only these resources of its accounts, at most 64. Empty: all. An attempt must then name one of
+        them, and of policies the key changes no more than what is assigned to them.
+        """
 
     @_builtins.property
     def campaigns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these campaigns of its accounts, at most 64. Empty: all."""
+        """Only these campaigns of its accounts, at most 64. Empty: all. The same holds for them."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
