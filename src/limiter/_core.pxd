@@ -31,6 +31,8 @@ cdef class Core:
     cdef EventBuffer buffer
     cdef RequestTable requests
     cdef object define_kind
+    cdef object history        # reads events of groups that were taken or recorded
+    cdef bytes replayed        # the events of the group that is being replayed, else None
     cdef Undo* undo            # owned; the rows of attempts that are not final yet
     cdef uint32_t undo_size
     cdef uint32_t undo_capacity
@@ -107,6 +109,8 @@ cdef class Core:
         self, Account* account, Subject* subject, const Event* event, uint64_t position
     ) except -1
     cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1
+
+    cdef bytes read_event(self, uint64_t position)
 
     # --- replay
     cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1

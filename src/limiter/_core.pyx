@@ -32,6 +32,7 @@ from limiter._event cimport (
     OFFSET_BITS,
     Event,
     event_read,
+    event_size,
     events_append,
     events_free,
 )
@@ -115,6 +116,15 @@ cdef class Core:
         """Accounts in memory."""
         return self.accounts.count
 
+    def recall_from(self, history not None):
+        """Reads events that are not pending any more from `history`: `event(position)` gives a
+        packed event and `group(number)` a group's, None where they are not kept."""
+        self.history = history
+
+    def event_at(self, uint64_t position):
+        """The packed event at a position that an event has named, None when it is not kept."""
+        return self.read_event(position)
+
     def policies_changed(self):
         """Every account asks `bind` again at its next touch."""
         self.accounts.epoch += 1
@@ -159,6 +169,7 @@ cdef class Core:
                 f"the journal continues with group {group_number}, expected {self.buffer.group}",
             )
         replayed = 0
+        self.replayed = events
         while offset < size:
             position = (group_number << OFFSET_BITS) | offset
             length = event_read(data + offset, size - offset, position, &event)
@@ -169,6 +180,7 @@ cdef class Core:
             self.apply(&event, position, on_revision)
             offset += length
             replayed += 1
+        self.replayed = None
         self.appended += replayed
         self.buffer.group = group_number + 1
         return replayed
@@ -456,6 +468,17 @@ cdef class Core:
         self.appended += 1
         self.last_event_ms = max(self.last_event_ms, event.time_ms)
         return position
+
+    cdef bytes read_event(self, uint64_t position):
+        # The packed event at a position that an event has named; None when it is not kept.
+        cdef const uint8_t* data
+        cdef uint32_t offset = position & ((1 << OFFSET_BITS) - 1)
+        if position >> OFFSET_BITS != self.buffer.group:
+            return self.history.event(position)
+        data = self.buffer.data
+        if self.replayed is not None:
+            data = <const uint8_t*>PyBytes_AS_STRING(self.replayed)
+        return data[offset : offset + event_size(data + offset)]
 
     cdef uint32_t journalled_id(self, uint32_t id) except 0:
         # The id, once the journal defines it and, since ids are given in order, all before it.

@@ -55,6 +55,12 @@ cdef struct EventBuffer:
     uint32_t count             # events
     uint64_t group             # number that this group will have
 
+cdef inline uint32_t event_size(const uint8_t* data) noexcept nogil:
+    # The bytes of the packed event at `data`, its header included.
+    return EVENT_HEADER_BYTES + (
+        data[1] | (<uint32_t>data[2] << 8) | (<uint32_t>data[3] << 16)
+    )
+
 cdef void events_free(EventBuffer* buffer) noexcept nogil
 cdef uint64_t events_append(EventBuffer* buffer, const Event* event) except 0 nogil
 cdef int event_read(

@@ -38,13 +38,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from limiter import errors
 
 __all__ = [
     "FIRST_SEQUENCE",
     "FORMAT_VERSION",
+    "GROUP_HEADER_BYTES",
     "Group",
     "GroupCommitter",
     "GroupSource",
@@ -67,6 +68,11 @@ _MAGIC: Final = b"LIMG"
 # the group before, checksum of this header (this field as zero) and the events. Little-endian.
 _HEADER: Final = struct.Struct("<4sHHQIIII")
 _CHECKSUM: Final = struct.Struct("<I")
+
+# Where in a record its events begin.
+GROUP_HEADER_BYTES: Final = _HEADER.size
+
+Seen = TypeVar("Seen")
 _CHECKSUM_OFFSET: Final = _HEADER.size - _CHECKSUM.size
 
 
@@ -104,6 +110,11 @@ class Journal(Protocol):
 
     def read(self, shard: int, first: int, last: int) -> list[tuple[int, bytes]]:
         """The (sequence, record) pairs kept from `first` to `last`, both inclusive, in order."""
+
+    def peek(self, shard: int, sequence: int, look: Callable[[memoryview], Seen]) -> Seen | None:
+        """What `look` makes of the record of one group, which it may read until it returns; None
+        when that group is not kept. Copies nothing, and does not verify what it shows: groups are
+        verified when they are replayed."""
 
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         """Yields the (sequence, record) pairs from `first` to the tail in order, a bounded number

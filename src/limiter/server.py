@@ -42,6 +42,7 @@ from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
 from limiter.grpc_wire import Faults
+from limiter.history import History
 from limiter.journal import GroupCommitter, SequenceConflict
 from limiter.native import NativeServer
 from limiter.policy import PolicyStore
@@ -123,6 +124,8 @@ class _State:
         self.policies = PolicyStore()
         self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
         self.policies.connect(self.core)
+        self.history = History(self.core, journal, _SHARD)
+        self.core.recall_from(self.history)
         self.committer: GroupCommitter | None = None
 
     def recover(self, stopping: threading.Event) -> recovery.Recovered:
@@ -321,7 +324,7 @@ class Server:
             raise
         state.committer = GroupCommitter(
             journal,
-            state.core,
+            state.history,
             shard=_SHARD,
             tail=recovered.tail,
             tail_checksum=recovered.tail_checksum,

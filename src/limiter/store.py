@@ -31,14 +31,14 @@ import secrets
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
 from limiter import bounds, errors
-from limiter.journal import FIRST_SEQUENCE, SequenceConflict
+from limiter.journal import FIRST_SEQUENCE, Seen, SequenceConflict
 
 __all__ = ["DIGEST_KEY_BYTES", "DataFolder", "LmdbJournal"]
 
@@ -286,6 +286,18 @@ class LmdbJournal:
         """The (sequence, record) pairs kept from `first` to `last`, both inclusive, in order."""
         self._check_shard(shard)
         return self._read_slice(first, last, None)
+
+    def peek(self, shard: int, sequence: int, look: Callable[[memoryview], Seen]) -> Seen | None:
+        """What `look` makes of one group's record, read in place; None when it is not kept."""
+        self._check_shard(shard)
+        if sequence < self._head:
+            return None
+        try:
+            with self._env.begin(buffers=True) as transaction:
+                record = transaction.get(_key(sequence))
+                return None if record is None else look(memoryview(record))
+        except lmdb.Error as error:
+            raise self._fault(error, f"cannot be read at group {sequence}") from error
 
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         """Yields the (sequence, record) pairs from `first` to the tail in order, slice by slice."""

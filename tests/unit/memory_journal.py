@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from limiter.journal import FIRST_SEQUENCE, SequenceConflict
+from limiter.journal import FIRST_SEQUENCE, Seen, SequenceConflict
 
 
 class MemoryJournal:
@@ -59,6 +59,11 @@ class MemoryJournal:
     def read(self, shard: int, first: int, last: int) -> list[tuple[int, bytes]]:
         assert shard == 0
         return [item for item in sorted(self.records.items()) if first <= item[0] <= last]
+
+    def peek(self, shard: int, sequence: int, look: Callable[[memoryview], Seen]) -> Seen | None:
+        assert shard == 0
+        record = self.records.get(sequence)
+        return None if record is None else look(memoryview(record))
 
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         yield from self.read(shard, first, self.tail(shard))
