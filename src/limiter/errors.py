@@ -112,3 +112,21 @@ class DataLoss(LimiterError):
     """Stored bytes are not what was written."""
 
     code = "DATA_LOSS"
+
+
+class DeadlineExceeded(LimiterError):
+    """No answer came in time; whether anything was done is unknown."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(LimiterError):
+    """The call was ended before its answer; whether anything was done is unknown."""
+
+    code = "CANCELLED"
+
+
+class Unimplemented(LimiterError):
+    """The server does not serve the method."""
+
+    code = "UNIMPLEMENTED"

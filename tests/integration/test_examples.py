@@ -98,7 +98,7 @@ def test_a_readme_that_lies_would_be_found() -> None:
     assert not re.fullmatch(pattern(["a"]), "a\nb\n")
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("product", [*PRODUCTS, "send_loop"])
 def test_the_readme_shows_each_client_as_it_is(product: str) -> None:
     client = (ROOT / "examples" / product / "client.py").read_text(encoding="utf-8")
     assert f"```python\n{client}```" in README

@@ -42,11 +42,11 @@ OUTSIDE_HEADERS = re.compile(
 )
 
 # A library and the only files of src/limiter that may import it: one module knows the database, one
-# makes a status of an error, and one of the command line reads it.
+# makes a status of an error; of the command line and of the client, one each reads it.
 ONLY_IMPORTERS = {
     "lmdb": {"store.py"},
-    "google.rpc": {"service/status.py", "cli/errors.py"},
-    "grpc_status": {"service/status.py", "cli/errors.py"},
+    "google.rpc": {"service/status.py", "cli/errors.py", "client/faults.py"},
+    "grpc_status": {"service/status.py", "cli/errors.py", "client/faults.py"},
 }
 
 
