@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import uvloop
 
-__all__ = ["METHOD", "serve"]
+__all__ = ["METHOD", "serve", "serving"]
 
 METHOD: Final = "/limiter.benchmarks.Echo/Echo"
 
@@ -33,6 +39,25 @@ async def serve() -> None:
     print(f"echo serving on 127.0.0.1:{port}", flush=True)
     await stopped.wait()
     await server.stop(None)
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """Such a server in a process of its own; gives its address."""
+    root = Path(__file__).resolve().parent.parent
+    path = os.pathsep.join([str(root), str(root / "src")])
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.echo"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import core, end_to_end, journal, policy, wire
+from benchmarks import core, end_to_end, instructions, journal, policy, speed, wire
 from benchmarks.workload import Figure
 
 __all__ = ["main", "measure", "tabulate"]
@@ -31,7 +31,9 @@ SUITES: Final[dict[str, Callable[[float], Iterator[Figure]]]] = {
     "core": core.figures,
     "policy": policy.figures,
     "journal": journal.figures,
+    "instructions": instructions.figures,
     "end_to_end": end_to_end.figures,
+    "speed": speed.figures,
 }
 
 
@@ -81,6 +83,8 @@ def tabulate(measured: dict[str, list[Figure]], title: str) -> Table:
 
 def columns_of(figure: Figure) -> tuple[str, str, str, str]:
     """Measured, target, ratio and digest, as text."""
+    if figure.missing:
+        return "not measured", "", "", figure.missing
     measured = f"{number(figure.value)} {figure.unit}".strip()
     if figure.target is None or figure.ratio is None:
         return measured, "", "", figure.digest

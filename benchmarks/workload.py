@@ -70,6 +70,7 @@ class Figure:
     """One measured number beside what it should be; None where nothing is promised.
 
     `at_most` says on which side of the target is the good one. `digest` stands for the replies.
+    Where the number could not be measured, `missing` says why.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Figure:
     target: float | None = None
     at_most: bool = True
     digest: str = ""
+    missing: str = ""
 
     @property
     def ratio(self) -> float | None:

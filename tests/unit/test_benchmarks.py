@@ -13,11 +13,22 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import core, end_to_end, journal, policy, report, wire, workload
+from benchmarks import (
+    core,
+    end_to_end,
+    instructions,
+    journal,
+    policy,
+    report,
+    rivals,
+    speed,
+    wire,
+    workload,
+)
 from benchmarks.workload import Engine, Figure, Population
 from limiter.v1 import decision_pb2, decision_service_pb2
 
-MODULES = (wire, core, policy, journal, end_to_end)
+MODULES = (wire, core, policy, journal, instructions, end_to_end)
 
 # For each suite: a parameter and the attributes that make it small.
 SMOKE: dict[type, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -29,6 +40,7 @@ SMOKE: dict[type, tuple[tuple[Any, ...], dict[str, Any]]] = {
     policy.Resolve: ((3,), {"rounds": 2}),
     journal.Commit: ((3,), {"events_per_caller": 3}),
     journal.Append: ((5,), {"group_count": 3}),
+    instructions.Commit: ((50,), {}),
     end_to_end.Commits: ((20,), {"call_count": 20, "rounds": 1}),
     end_to_end.Batches: ((), {"batch_count": 3}),
 }
@@ -57,7 +69,10 @@ def test_suites_run_as_asv_runs_them(suite: type) -> None:
         setattr(benchmark, setting, value)
     # asv sets up anew for each benchmark of a suite; once is enough here.
     if hasattr(benchmark, "setup"):
-        benchmark.setup(*parameters)
+        try:
+            benchmark.setup(*parameters)
+        except NotImplementedError as absent:
+            pytest.skip(str(absent))
     try:
         for name in dir(suite):
             if name.startswith(("track_", "time_")):
@@ -157,3 +172,35 @@ def test_a_ratio_below_one_is_a_missed_target() -> None:
     assert [line.split("│")[4].strip() for line in printed.splitlines() if "0.50" in line] == [
         "0.50"
     ]
+
+
+def test_commits_whose_instructions_are_counted_count() -> None:
+    assert instructions.commit_repeatedly(30) == 30
+
+
+def test_speed_runs_without_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smoke run of everything of ours; the rivals are absent, and their rows say so."""
+
+    def absent(name: str) -> str:
+        raise rivals.Absent(f"{name} is not installed")
+
+    monkeypatch.setattr(rivals, "program", absent)
+    figures = {figure.name: figure for figure in speed.figures(0.01)}
+    assert figures["durable Commit, bench"].value > 0
+    assert figures["p99 at half the peak rate"].value > 0
+    assert figures["CommitBatch of 1,000"].value > 0
+    assert figures["Commit (bench) / Redis INCR"].missing == "redis-server is not installed"
+    assert figures["durable Commit, h2load"].missing == "h2load is not installed"
+    missing = report.columns_of(figures["nghttpd, 5-byte file, h2load"])
+    assert missing == ("not measured", "", "", "nghttpd is not installed")
+
+
+def test_rivals_are_measured_where_they_are_installed() -> None:
+    try:
+        with rivals.nghttpd() as url:
+            assert rivals.h2load(url, 1_000) > 0
+        with rivals.redis_server() as port:
+            assert rivals.redis_increments(port, 1_000) > 0
+    except rivals.Absent as absent:
+        pytest.skip(str(absent))
+    assert rivals.syncs_per_s(0.05) > 0
