@@ -17,6 +17,7 @@ from limiter.v1 import (
     policy_service_pb2_grpc,
     test_clock_service_pb2_grpc,
 )
+from tests.integration.process import filled
 
 
 class Inside:
@@ -33,7 +34,7 @@ class Inside:
 @asynccontextmanager
 async def serving(data_dir: Path, **settings: Any) -> AsyncIterator[Inside]:
     """Serves with a driven clock unless told otherwise."""
-    settings = {"listen": "127.0.0.1:0", "clock": "driven", **settings}
+    settings = filled(settings)
     server = Server(Config(data_dir=data_dir, **settings))
     await server.start()
     try:
@@ -45,7 +46,7 @@ async def serving(data_dir: Path, **settings: Any) -> AsyncIterator[Inside]:
 
 async def refused(data_dir: Path, **settings: Any) -> errors.LimiterError:
     """Why a server does not start; nothing of it is left."""
-    settings = {"listen": "127.0.0.1:0", "clock": "driven", **settings}
+    settings = filled(settings)
     server = Server(Config(data_dir=data_dir, **settings))
     with pytest.raises(errors.LimiterError) as caught:
         await server.start()

@@ -19,6 +19,7 @@ from limiter.v1 import (
     policy_service_pb2_grpc,
     test_clock_service_pb2_grpc,
 )
+from tests.integration import transports
 
 # The first instant of the driven clocks: 2027-01-15T08:00:00Z.
 START_MS = 1_800_000_000_000
@@ -40,6 +41,16 @@ except errors.LimiterError as error:
 """
 
 
+def filled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a test's server: a free port, a driven clock, the transport under test."""
+    return {
+        "listen": "127.0.0.1:0",
+        "clock": "driven",
+        "transport": transports.current(),
+        **settings,
+    }
+
+
 class ServerProcess:
     """Starts a server and waits until it serves; `settings` are those of `server.Config`.
 
@@ -48,7 +59,7 @@ class ServerProcess:
     """
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
-        settings = {"listen": "127.0.0.1:0", "clock": "driven", **settings}
+        settings = filled(settings)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, json.dumps({"data_dir": str(data_dir), **settings})],

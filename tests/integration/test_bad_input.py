@@ -24,8 +24,11 @@ from limiter.v1 import (
     policy_pb2,
     policy_service_pb2,
 )
+from tests.integration import transports
 from tests.integration.inside import Inside, serving
 from tests.integration.requests import cap, fault_of
+
+pytestmark = transports.BOTH
 
 HOT = ["Check", "Commit", "CheckBatch", "CommitBatch", "GetUsage"]
 BATCHES = ["CheckBatch", "CommitBatch"]

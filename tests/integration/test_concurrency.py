@@ -25,8 +25,11 @@ from limiter.v1 import (
     decision_service_pb2_grpc,
     policy_pb2,
 )
+from tests.integration import transports
 from tests.integration.process import PATIENCE_S, START_MS, ServerProcess
 from tests.integration.requests import assign, cap, commit_request
+
+pytestmark = transports.BOTH
 
 ALLOWED: Final = decision_pb2.OUTCOME_ALLOWED
 DENIED: Final = decision_pb2.OUTCOME_DENIED
@@ -65,8 +68,8 @@ Client = Callable[
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("concurrency") / "data"
+def server(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp(transport) / "data"
     with ServerProcess(folder, clock_start_ms=START_MS) as running:
         yield running
 

@@ -16,9 +16,12 @@ from limiter.v1 import (
     policy_service_pb2,
     test_clock_service_pb2,
 )
+from tests.integration import transports
 from tests.integration.inside import Inside, serving
 from tests.integration.process import START_MS
 from tests.integration.requests import DAY_S, HOUR_S, cap, commit_request, fault_of
+
+pytestmark = transports.BOTH
 
 ALLOWED = decision_pb2.OUTCOME_ALLOWED
 DENIED = decision_pb2.OUTCOME_DENIED

@@ -14,9 +14,12 @@ from limiter import errors, server
 from limiter.journal import SequenceConflict
 from limiter.store import LmdbJournal
 from limiter.v1 import decision_service_pb2, policy_pb2, policy_service_pb2, test_clock_service_pb2
+from tests.integration import transports
 from tests.integration.inside import Inside, serving
 from tests.integration.process import START_MS
 from tests.integration.requests import Fault, cap, commit_request, fault_of
+
+pytestmark = transports.BOTH
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -20,9 +20,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from limiter import bounds, errors, recovery
 from limiter.server import Config, Server
 from limiter.v1 import decision_service_pb2, test_clock_service_pb2
+from tests.integration import transports
 from tests.integration.inside import Inside, refused, serving
 from tests.integration.process import START_MS, ServerProcess
 from tests.integration.requests import assign, cap, commit_request, fault_of
+
+pytestmark = transports.BOTH
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

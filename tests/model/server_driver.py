@@ -29,9 +29,13 @@ Result = TypeVar("Result")
 
 
 class ServingLoop:
-    """An event loop in a thread of its own, on which servers and their clients run."""
+    """An event loop in a thread of its own, on which servers and their clients run.
 
-    def __init__(self) -> None:
+    `transport` is what the servers speak gRPC with.
+    """
+
+    def __init__(self, transport: str) -> None:
+        self.transport = transport
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="serving")
         self._thread.start()
@@ -61,6 +65,7 @@ class ServerDriver:
             Config(
                 listen="127.0.0.1:0",
                 data_dir=Path(self._folder.name),
+                transport=self._loop.transport,
                 clock="driven",
                 clock_start_ms=self.now_ms,
             )

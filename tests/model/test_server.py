@@ -26,9 +26,9 @@ ANY = stories(step_count=12)
 WITH_IDS = stories(ids=True, step_count=12)
 
 
-@pytest.fixture(scope="module")
-def loop() -> Iterator[ServingLoop]:
-    loop = ServingLoop()
+@pytest.fixture(scope="module", params=["native", "grpcio"])
+def loop(request: pytest.FixtureRequest) -> Iterator[ServingLoop]:
+    loop = ServingLoop(request.param)
     yield loop
     loop.close()
 
