@@ -12,6 +12,8 @@ Switches, by environment variable (after changing one, `make clean` first):
 from __future__ import annotations
 
 import os
+import subprocess
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -37,18 +39,40 @@ if COVERAGE:
 # The modules that speak HTTP/2.
 NGHTTP2_USERS = {"_http2_session", "_load"}
 
-extensions = [
-    Extension(
+
+def static_library(name: str) -> str | None:
+    """The path of `lib{name}.a` where the compiler has it."""
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    found = subprocess.run(
+        [compiler, f"-print-file-name=lib{name}.a"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    # The compiler repeats a name that it does not find.
+    return found if Path(found).is_absolute() else None
+
+
+# Linked in where the static library is there, so that the module (and a wheel with it) needs
+# nothing else. Its symbols stay inside, because another library may have brought its own copy. It
+# is made for programs, not for modules, and in one place that shows: a function that nobody calls
+# prints to stderr in a way that only a program can; _nghttp2.pxd has a substitute.
+nghttp2_archive = static_library("nghttp2")
+nghttp2_link_args = ["-Wl,--exclude-libs,ALL", "-Wl,--wrap=stderr"] if nghttp2_archive else []
+
+
+def extension(path: Path) -> Extension:
+    """The extension module of a .pyx file."""
+    speaks = path.stem in NGHTTP2_USERS
+    return Extension(
         f"limiter.{path.stem}",
         [str(path)],
         define_macros=macros,
         extra_compile_args=compile_args,
-        extra_link_args=link_args,
-        libraries=["nghttp2"] if path.stem in NGHTTP2_USERS else [],
+        extra_link_args=link_args + (nghttp2_link_args if speaks else []),
+        extra_objects=[nghttp2_archive] if speaks and nghttp2_archive else [],
+        libraries=["nghttp2"] if speaks and not nghttp2_archive else [],
     )
-    for path in sorted(SOURCE.glob("_*.pyx"))
-    if not SKIP
-]
+
+
+extensions = [] if SKIP else [extension(path) for path in sorted(SOURCE.glob("_*.pyx"))]
 
 setup(
     ext_modules=cythonize(  # type: ignore[no-untyped-call]

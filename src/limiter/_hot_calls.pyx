@@ -34,12 +34,14 @@ from limiter._http2 cimport (
     Stream,
     stream_release,
 )
-from limiter._http2_bytes cimport bytes_drop
 from limiter._http2_fields cimport PREFIX_BYTES, message_size, same
 
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef size_t PENDING_BYTES_MAX = bounds.PENDING_JOURNAL_BYTES_MAX
 cdef uint64_t WINDOW_MAX = bounds.STREAM_WINDOW_MAX
+cdef size_t STREAMS_MAX = bounds.CONCURRENT_STREAMS_MAX
+cdef size_t UNSENT_BYTES_MAX = bounds.CONNECTION_UNSENT_BYTES_MAX
+cdef uint64_t STREAM_UNSENT_BYTES_MAX = bounds.STREAM_UNREAD_BYTES_MAX
 
 cdef enum:
     METHOD_COMMIT_STREAM = 100
@@ -116,7 +118,9 @@ cdef class Group:
         stream.unsettled -= waiter.count
         if failure is not None:
             # What was not released is not known to be durable, and is not told.
+            connection.unsent_bytes -= stream.reply.size
             stream.reply.size = <size_t>(stream.sendable - stream.reply_start)
+            connection.unsent_bytes += stream.reply.size
             return connection.finish(stream, self.calls.faults.trailers_of(failure))
         if stream.method != METHOD_COMMIT_STREAM:
             stream.sendable = waiter.offset
@@ -191,6 +195,28 @@ cdef class HotCalls(HotHandler):
         self.now_ms = -1
         return 0
 
+    cdef int opened(self, Connection connection, Stream* stream) except -1:
+        if stream.method != METHOD_COMMIT_STREAM:
+            return 0
+        # A stream may stay without a message as long as it likes.
+        stream.unfinished_s = 0
+        if self.stream_count >= STREAMS_MAX:
+            return connection.finish(
+                stream, self.faults.trailers_of(overloaded("too many streams are open"))
+            )
+        stream.is_counted = True
+        self.stream_count += 1
+        return 0
+
+    cdef void closed(self, Stream* stream) noexcept:
+        self.stream_count -= stream.is_counted
+
+    cdef int expire(self, Connection connection, Stream* stream) except -1:
+        # What is decided is answered, in its time; nothing more is.
+        if stream.unsettled and stream.method != METHOD_COMMIT_STREAM:
+            return 0
+        return connection.finish(stream, self.faults.deadline_exceeded())
+
     cdef int receive(self, Connection connection, Stream* stream) except -1:
         try:
             if stream.method == METHOD_COMMIT_STREAM:
@@ -215,11 +241,7 @@ cdef class HotCalls(HotHandler):
         if self.decider is None:
             raise self.absence.with_traceback(None)
         if self.is_full():
-            raise errors.ResourceExhausted(
-                "OVERLOADED",
-                "too much is waiting for the journal; nothing was done",
-                retry_after_ms=bounds.RETRY_AFTER_MS,
-            )
+            raise overloaded("too much is waiting for the journal")
         return 0
 
     cdef bint pending(self, Stream* stream) noexcept:
@@ -248,6 +270,8 @@ cdef class HotCalls(HotHandler):
         self.require_one_message(stream)
         if stream.deadline_ns and time.monotonic_ns() >= stream.deadline_ns:
             return connection.finish(stream, self.faults.deadline_exceeded())
+        if connection.unsent_bytes > UNSENT_BYTES_MAX:
+            raise overloaded("replies wait to be read")
         self.admit()
         if self.decide(stream, stream.method, message_size(stream.received.data)):
             connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
@@ -265,7 +289,12 @@ cdef class HotCalls(HotHandler):
             return connection.finish(stream, self.faults.trailers_of(draining()))
         try:
             while self.pending(stream):
+                if stream.deadline_ns and time.monotonic_ns() >= stream.deadline_ns:
+                    return connection.finish(stream, self.faults.deadline_exceeded())
                 if stream.unsettled >= WINDOW_MAX:
+                    return 0
+                if stream.sendable - stream.sent > STREAM_UNSENT_BYTES_MAX:
+                    stream.is_stalled = True
                     return 0
                 if self.is_full():
                     return self.wait_for_group(stream, 0)
@@ -273,7 +302,8 @@ cdef class HotCalls(HotHandler):
                 size = message_size(stream.received.data)
                 must_wait = self.decide(stream, METHOD_COMMIT, size)
                 connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
-                bytes_drop(&stream.received, PREFIX_BYTES + size)
+                connection.drop_received(stream, PREFIX_BYTES + size)
+                stream.unfinished_s = connection.active_s if stream.received.size else 0
                 connection.consume(stream, min(stream.held, PREFIX_BYTES + size))
                 if must_wait:
                     self.wait_for_group(stream, 1)
@@ -337,6 +367,13 @@ cdef class HotCalls(HotHandler):
             self.committer.kick()
             self.kicked = self.core.buffer.group
         return 0
+
+
+def overloaded(why):
+    """What refuses a call that cannot be taken in now."""
+    return errors.ResourceExhausted(
+        "OVERLOADED", f"{why}; nothing was done", retry_after_ms=bounds.RETRY_AFTER_MS
+    )
 
 
 def draining():

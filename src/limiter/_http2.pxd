@@ -24,8 +24,11 @@ cdef struct Stream:
     bint is_post
     bint is_grpc
     bint received_end
+    bint is_counted            # by the hot handler, among the streams that are open
+    bint is_stalled            # the hot handler reads on once its replies have gone out
     size_t header_bytes
     int64_t deadline_ns        # on the monotonic clock; 0 = none
+    double unfinished_s        # since when the rest of a message is missing; 0 = none is
     PyObject* head             # owned list [path, (name, value), ...]; NULL for a hot call
     PyObject* call             # owned; what the server made of a cold call, or NULL
     Bytes received             # framed messages that were not taken yet
@@ -47,19 +50,26 @@ cdef class HotHandler:
     # Answers the calls that are no Python handler's.
     cdef int method_of(self, const uint8_t* path, size_t size) noexcept
     cdef int begin(self) except -1
+    cdef int opened(self, Connection connection, Stream* stream) except -1
+    cdef void closed(self, Stream* stream) noexcept
     cdef int receive(self, Connection connection, Stream* stream) except -1
+    cdef int expire(self, Connection connection, Stream* stream) except -1
 
 cdef class Connection(Session):
     cdef Stream* streams
     cdef HotHandler hot
     cdef object server
     cdef readonly int stream_count
+    cdef readonly double called_s    # when a call last began or ended
+    cdef readonly size_t unread_bytes   # parts of requests that are not complete
+    cdef readonly size_t unsent_bytes   # of replies
 
     # --- what hot calls are answered by
     cdef int add_reply(self, Stream* stream, const uint8_t* data, size_t size) except -1
     cdef int release(self, Stream* stream, uint64_t offset) except -1
     cdef int finish(self, Stream* stream, object trailers) except -1
     cdef int consume(self, Stream* stream, size_t size) except -1
+    cdef void drop_received(self, Stream* stream, size_t size) noexcept
 
     cdef Stream* call_of(self, int32_t stream_id) noexcept
     cdef int deliver(self, Stream* stream) except -1

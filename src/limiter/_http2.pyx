@@ -37,10 +37,18 @@ from limiter._nghttp2 cimport (
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef size_t HEADER_BYTES_MAX = bounds.HEADER_LIST_BYTES_MAX
 cdef size_t HELD_BYTES_MAX = bounds.STREAM_UNREAD_BYTES_MAX
+cdef size_t CONNECTION_UNREAD_BYTES_MAX = bounds.CONNECTION_UNREAD_BYTES_MAX
+cdef size_t UNREAD_BYTES_MAX = bounds.UNREAD_BYTES_MAX
+cdef size_t STREAMS_MAX = bounds.OPEN_STREAMS_MAX
+cdef double UNFINISHED_S_MAX = bounds.UNFINISHED_MS_MAX / 1000
 
 cdef enum:
     COMPACT_BYTES = 65536      # sent bytes that a reply's buffer keeps at most
     TRAILERS_MAX = 64
+
+# Of all connections together.
+cdef size_t _unread_bytes = 0
+cdef size_t _stream_count = 0
 
 
 cdef void stream_release(Stream* stream) noexcept:
@@ -61,7 +69,7 @@ cdef int fill_fields(nghttp2_nv* fields, object rows) except -1:
     cdef int count = 0
     for name, value in rows:
         if count == TRAILERS_MAX:
-            break
+            raise ValueError(f"more than {TRAILERS_MAX} fields of metadata")
         fields[count] = field(name, value)
         count += 1
     return count
@@ -81,8 +89,20 @@ cdef class HotHandler:
         # Bytes have come that may hold calls: all of them are decided at one instant.
         return 0
 
+    cdef int opened(self, Connection connection, Stream* stream) except -1:
+        # A hot call begins.
+        return 0
+
+    cdef void closed(self, Stream* stream) noexcept:
+        # A hot call is over.
+        pass
+
     cdef int receive(self, Connection connection, Stream* stream) except -1:
         # More of a hot stream has come, or its end.
+        return 0
+
+    cdef int expire(self, Connection connection, Stream* stream) except -1:
+        # A hot call that has no answer yet is past its deadline, or its request does not come.
         return 0
 
 
@@ -96,6 +116,7 @@ cdef class Connection(Session):
     def __cinit__(self, server, HotHandler hot not None):
         self.server = server
         self.hot = hot
+        self.called_s = time.monotonic()
 
     def connection_made(self, transport):
         """A client is there."""
@@ -150,6 +171,20 @@ cdef class Connection(Session):
         self.consume_stream(stream_id, size)
         self.flush_unless_reading()
 
+    def sweep(self, double now_s):
+        """Ends the hot calls that are past their deadline and have no answer yet, and all calls
+        whose request stays unfinished."""
+        cdef Stream* stream = self.streams
+        cdef int64_t now_ns = <int64_t>(now_s * 1e9)
+        while stream != NULL:
+            if not stream.answered:
+                if stream.unfinished_s and now_s - stream.unfinished_s > UNFINISHED_S_MAX:
+                    self.finish(stream, self.server.unfinished())
+                elif stream.method and stream.deadline_ns and now_ns >= stream.deadline_ns:
+                    self.hot.expire(self, stream)
+            stream = stream.next
+        self.flush()
+
     def flush_unless_reading(self):
         """Writes what there is, unless that comes anyway when all that was read is dealt with."""
         if not self.reading:
@@ -162,6 +197,7 @@ cdef class Connection(Session):
         return <Stream*>self.stream_of(stream_id)
 
     cdef int open_stream(self, int32_t stream_id) except -1:
+        global _stream_count
         cdef Stream* stream = <Stream*>calloc(1, sizeof(Stream))
         if stream == NULL:
             raise MemoryError
@@ -173,9 +209,12 @@ cdef class Connection(Session):
             self.streams.previous = stream
         self.streams = stream
         self.stream_count += 1
+        self.called_s = stream.unfinished_s = self.active_s
+        _stream_count += 1
         return self.attach_stream(stream_id, stream)
 
     cdef int close_stream(self, void* closed) except -1:
+        global _stream_count
         cdef Stream* stream = <Stream*>closed
         call = None
         if stream.call != NULL:
@@ -189,6 +228,12 @@ cdef class Connection(Session):
             stream.next.previous = stream.previous
         stream.connection = NULL
         self.stream_count -= 1
+        self.called_s = self.active_s
+        _stream_count -= 1
+        self.drop_received(stream, stream.received.size)
+        self.unsent_bytes -= stream.reply.size
+        if stream.method:
+            self.hot.closed(stream)
         stream_release(stream)
         if call is not None:
             call.cancel()
@@ -238,8 +283,10 @@ cdef class Connection(Session):
             return self.refuse(stream, b"415")
         if stream.encoding == ENCODING_UNKNOWN:
             return self.finish(stream, self.server.unknown_encoding())
+        if _stream_count > STREAMS_MAX:
+            return self.finish(stream, self.server.too_many())
         if stream.method:
-            return 0
+            return self.hot.opened(self, stream)
         head = <list>stream.head
         timeout_s = None
         if stream.deadline_ns:
@@ -251,6 +298,7 @@ cdef class Connection(Session):
         return 0
 
     cdef int take_data(self, void* opened, const uint8_t* data, size_t size) except -1:
+        global _unread_bytes
         cdef Stream* stream = <Stream*>opened
         self.consume_connection(size)
         if stream == NULL:
@@ -260,16 +308,24 @@ cdef class Connection(Session):
             return self.consume_stream(stream.id, size)
         bytes_append(&stream.received, data, size)
         stream.held += size
+        self.unread_bytes += size
+        _unread_bytes += size
         if stream.received.size >= PREFIX_BYTES:
             if message_size(stream.received.data) > MESSAGE_BYTES_MAX:
                 return self.finish(
                     stream, self.server.too_large(message_size(stream.received.data))
                 )
-        return self.deliver(stream)
+        self.deliver(stream)
+        if self.unread_bytes <= CONNECTION_UNREAD_BYTES_MAX and _unread_bytes <= UNREAD_BYTES_MAX:
+            return 0
+        # Too much has come of requests that are not complete: this one makes room.
+        self.drop_received(stream, stream.received.size)
+        return 0 if stream.answered else self.finish(stream, self.server.too_many())
 
     cdef int request_ended(self, void* opened) except -1:
         cdef Stream* stream = <Stream*>opened
         stream.received_end = True
+        stream.unfinished_s = 0
         return self.deliver(stream)
 
     cdef bint has_request_ended(self, void* opened) noexcept:
@@ -300,13 +356,22 @@ cdef class Connection(Session):
                 ),
             )
             offset += PREFIX_BYTES + size
-        bytes_drop(&stream.received, offset)
+        self.drop_received(stream, offset)
+        if offset:
+            stream.unfinished_s = self.active_s if stream.received.size else 0
         # A message that is not complete must not wait for room; complete ones hold it.
         if stream.held <= HELD_BYTES_MAX + stream.received.size:
             self.consume(stream, min(stream.held, stream.received.size))
         if stream.received_end:
             call.half_close(stream.received.size == 0)
         return 0
+
+    cdef void drop_received(self, Stream* stream, size_t size) noexcept:
+        # Forgets the first bytes of what came.
+        global _unread_bytes
+        bytes_drop(&stream.received, size)
+        self.unread_bytes -= size
+        _unread_bytes -= size
 
     cdef int consume(self, Stream* stream, size_t size) except -1:
         # So much of what was received makes room for more.
@@ -326,6 +391,7 @@ cdef class Connection(Session):
         # Adds one message to a reply; it is sent once it is released.
         cdef uint8_t[PREFIX_BYTES] prefix
         write_prefix(prefix, size)
+        self.unsent_bytes += PREFIX_BYTES + size
         bytes_append(&stream.reply, prefix, PREFIX_BYTES)
         return bytes_append(&stream.reply, data, size)
 
@@ -381,6 +447,7 @@ cdef class Connection(Session):
             memcpy(out, stream.reply.data + (stream.sent - stream.reply_start), size)
             stream.sent += size
             if stream.sent - stream.reply_start > COMPACT_BYTES or stream.sent == end:
+                self.unsent_bytes -= <size_t>(stream.sent - stream.reply_start)
                 bytes_drop(&stream.reply, <size_t>(stream.sent - stream.reply_start))
                 stream.reply_start = stream.sent
         if stream.answered and stream.sent == end:
@@ -388,7 +455,22 @@ cdef class Connection(Session):
             self.add_trailers(stream)
         elif size == 0:
             stream.deferred = True
+            if stream.is_stalled:
+                self.is_thirsty = True
         return size
+
+    cdef bint refill(self) except -1:
+        cdef Stream* stream = self.streams
+        cdef bint has_more = False
+        self.is_thirsty = False
+        self.hot.begin()
+        while stream != NULL:
+            if stream.is_stalled and stream.sent == stream.sendable:
+                stream.is_stalled = False
+                self.hot.receive(self, stream)
+                has_more = True
+            stream = stream.next
+        return has_more
 
     cdef int add_trailers(self, Stream* stream) except -1:
         cdef nghttp2_nv[TRAILERS_MAX] fields

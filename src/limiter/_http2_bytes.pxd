@@ -20,7 +20,8 @@ cdef inline int bytes_append(Bytes* bytes, const void* data, size_t size) except
             raise MemoryError
         bytes.data = grown
         bytes.capacity = capacity
-    memcpy(bytes.data + bytes.size, data, size)
+    if size:
+        memcpy(bytes.data + bytes.size, data, size)
     bytes.size += size
     return 0
 
@@ -28,4 +29,5 @@ cdef inline int bytes_append(Bytes* bytes, const void* data, size_t size) except
 cdef inline void bytes_drop(Bytes* bytes, size_t size) noexcept:
     # Forgets the first bytes.
     bytes.size -= size
-    memmove(bytes.data, bytes.data + size, bytes.size)
+    if bytes.size and size:
+        memmove(bytes.data, bytes.data + size, bytes.size)

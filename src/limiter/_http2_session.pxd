@@ -3,19 +3,29 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from limiter._http2_bytes cimport Bytes
+from limiter._http2_frames cimport Frames
 from limiter._nghttp2 cimport nghttp2_nv, nghttp2_session
 
 cdef class Session:
     cdef nghttp2_session* session   # owned
     cdef object transport
     cdef readonly object peer
+    cdef readonly object peer_certificate   # None without TLS or where none was asked for
+    cdef readonly bint is_tls
     cdef readonly double active_s   # when something was last received
     cdef readonly double opened_s
+    cdef readonly double unfinished_s   # since when a frame or header is coming; 0 = none is
+    cdef readonly double paused_s   # since when the transport takes no more; 0 = it does
+    cdef readonly double closing_s  # since when the last bytes are going out; 0 = they are not
     cdef readonly bint greeted      # the client has sent its settings
     cdef bint reading               # inside the session's receiving
     cdef bint paused                # the transport takes no more for now
     cdef bint dirty                 # on somebody's list of sessions to flush
     cdef bint closing
+    cdef bint is_at_odds            # the session ends for what the client did
+    cdef bint is_thirsty            # `refill` wants to know when all is sent
+    cdef bint has_said              # part of an answer has gone out since the last ping
+    cdef Frames frames
     cdef double calm                # control frames that it may still send
     cdef double calm_s
     cdef Bytes out
@@ -34,6 +44,7 @@ cdef class Session:
     cdef bint has_request_ended(self, void* stream) noexcept
     cdef int close_stream(self, void* stream) except -1
     cdef size_t read_body(self, void* stream, uint8_t* out, size_t room, bint* is_last) except? 0
+    cdef bint refill(self) except -1
 
     # --- what it asks of the session
     cdef void* stream_of(self, int32_t stream_id) noexcept
@@ -47,9 +58,11 @@ cdef class Session:
     cdef int consume_connection(self, size_t size) except -1
     cdef int consume_stream(self, int32_t stream_id, size_t size) except -1
     cdef int flush(self) except -1
+    cdef int part(self, uint32_t error_code) except -1
+    cdef int close(self) except -1
 
     cdef int take_bytes(self, const uint8_t* data, size_t size) except -1
     cdef int open_session(self) except -1
     cdef int check(self, Py_ssize_t code) except -1
     cdef int fail(self, object fault) noexcept
-    cdef int spend_calm(self) except -1
+    cdef bint is_calm(self) noexcept

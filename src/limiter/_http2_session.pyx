@@ -13,13 +13,14 @@ ends this session alone.
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint32_t
 
 import logging
 import time
 
 from limiter import bounds
 from limiter._http2_bytes cimport bytes_append
+from limiter._http2_frames cimport frames_take, is_between
 from limiter._nghttp2 cimport *
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ cdef uint32_t HEADER_BYTES_MAX = bounds.HEADER_LIST_BYTES_MAX
 cdef uint32_t STREAMS_MAX = bounds.CONNECTION_STREAMS_MAX
 cdef int32_t STREAM_WINDOW_BYTES = bounds.STREAM_WINDOW_BYTES
 cdef int32_t CONNECTION_WINDOW_BYTES = bounds.CONNECTION_WINDOW_BYTES
+cdef size_t CONTINUATIONS_MAX = bounds.HEADER_CONTINUATIONS_MAX
 cdef double CONTROL_FRAMES_MAX = bounds.CONTROL_FRAMES_MAX
 cdef double CONTROL_FRAMES_PER_S = bounds.CONTROL_FRAMES_PER_S
 
@@ -79,8 +81,6 @@ cdef int on_frame_recv(
     try:
         if type == NGHTTP2_HEADERS or type == NGHTTP2_DATA:
             stream = self.stream_of(frame.hd.stream_id)
-            if type == NGHTTP2_DATA and frame.hd.length == 0:
-                self.spend_calm()
             if stream == NULL:
                 return 0
             if type == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
@@ -90,9 +90,6 @@ cdef int on_frame_recv(
             return 0
         if type == NGHTTP2_SETTINGS:
             self.greeted = True
-        if not (frame.hd.flags & NGHTTP2_FLAG_ACK and type != NGHTTP2_RST_STREAM):
-            if type == NGHTTP2_PING or type == NGHTTP2_SETTINGS or type == NGHTTP2_RST_STREAM:
-                self.spend_calm()
         return 0
     except BaseException as fault:
         return self.fail(fault)
@@ -116,9 +113,12 @@ cdef int on_frame_send(
     # A response that ends before its request has ended: the rest is not wanted.
     cdef Session self = <Session>user_data
     cdef void* stream
-    if (
-        frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA
-    ) and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+    if frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
+        self.is_at_odds = True
+    if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
+        return 0
+    self.has_said = True
+    if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         stream = self.stream_of(frame.hd.stream_id)
         if stream != NULL and not self.has_request_ended(stream):
             return nghttp2_submit_rst_stream(
@@ -134,6 +134,9 @@ cdef int on_stream_close(
     cdef void* stream = self.stream_of(stream_id)
     if stream == NULL:
         return 0
+    if error_code == NGHTTP2_NO_ERROR:
+        # Who takes answers may also ask and cancel a lot.
+        self.calm = min(CONTROL_FRAMES_MAX, self.calm + 1)
     try:
         return self.close_stream(stream)
     except BaseException as fault:
@@ -180,6 +183,9 @@ cdef nghttp2_option* make_option() except NULL:
     # Who reads slowly is written to slowly: see Session.consume_stream.
     nghttp2_option_set_no_auto_window_update(made, 1)
     nghttp2_option_set_no_closed_streams(made, 1)
+    # Cancelled calls are counted here, against those that were not: see Session.is_calm.
+    nghttp2_option_set_stream_reset_rate_limit(made, UINT64_MAX, UINT64_MAX)
+    nghttp2_option_set_max_continuations(made, CONTINUATIONS_MAX)
     return made
 
 
@@ -205,7 +211,14 @@ cdef class Session:
         """A client is there."""
         self.transport = transport
         self.peer = transport.get_extra_info("peername")
+        channel = transport.get_extra_info("ssl_object")
+        self.is_tls = channel is not None
+        # An empty one stands for none that was verified.
+        self.peer_certificate = transport.get_extra_info("peercert") or None
         self.open_session()
+        if self.is_tls and channel.selected_alpn_protocol() != "h2":
+            # As HTTP/2 demands of both sides.
+            self.part(NGHTTP2_INADEQUATE_SECURITY)
         self.flush()
 
     def get_buffer(self, sizehint):
@@ -225,6 +238,13 @@ cdef class Session:
         if self.closing:
             return 0
         self.active_s = time.monotonic()
+        frames_take(&self.frames, data, size)
+        if is_between(&self.frames):
+            self.unfinished_s = 0
+        elif self.frames.has_begun or self.unfinished_s == 0:
+            self.unfinished_s = self.active_s
+        if (self.frames.costly or self.frames.pings) and not self.is_calm():
+            return self.part(NGHTTP2_ENHANCE_YOUR_CALM)
         self.begin()
         self.reading = True
         taken = nghttp2_session_mem_recv(self.session, data, size)
@@ -232,16 +252,14 @@ cdef class Session:
         if self.fault is not None:
             fault, self.fault = self.fault, None
             _log.error("a connection failed", exc_info=fault)
-            nghttp2_session_terminate_session(self.session, NGHTTP2_INTERNAL_ERROR)
-        elif taken < 0:
-            # Not HTTP/2, or out of memory: nothing that could be answered.
-            self.flush()
-            self.abort()
-            return 0
+            return self.part(NGHTTP2_INTERNAL_ERROR)
+        if taken < 0:
+            # Not HTTP/2, or more than the session takes.
+            return self.part(NGHTTP2_PROTOCOL_ERROR)
         return self.flush()
 
     def eof_received(self):
-        """The client sends no more; answers to it may still be under way."""
+        """The client has hung up."""
         return False
 
     def connection_lost(self, error):
@@ -252,13 +270,21 @@ cdef class Session:
     def pause_writing(self):
         """The client reads too slowly: neither write nor read until it has caught up."""
         self.paused = True
+        self.paused_s = time.monotonic()
         self.transport.pause_reading()
 
     def resume_writing(self):
         """The client has caught up."""
         self.paused = False
+        self.paused_s = 0
         self.transport.resume_reading()
         self.flush()
+
+    def ping(self):
+        """Asks whether the client is still there; that it answers shows in `active_s`."""
+        if not self.closing:
+            self.check(nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL))
+            self.flush()
 
     # ------------------------------------------------------------ the end of a session
 
@@ -283,6 +309,26 @@ cdef class Session:
             )
         )
         self.flush()
+
+    cdef int part(self, uint32_t error_code) except -1:
+        # Tells the client why, and closes.
+        nghttp2_session_terminate_session(self.session, error_code)
+        self.flush()
+        return self.close()
+
+    cdef int close(self) except -1:
+        # Once what is written already has gone out.
+        if self.closing or self.transport is None:
+            return 0
+        self.closing = True
+        self.closing_s = time.monotonic()
+        if self.is_at_odds and not self.paused and self.transport.can_write_eof():
+            # To close with something unread would keep the client from reading why: what it still
+            # sends is thrown away, until it hangs up or has had its time.
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+        return 0
 
     def abort(self):
         """Closes at once."""
@@ -334,6 +380,10 @@ cdef class Session:
         # says whether that was all, after having given the trailers.
         is_last[0] = True
         return 0
+
+    cdef bint refill(self) except -1:
+        # All was sent, and `is_thirsty` was set: whether there is more to say now.
+        return False
 
     # ------------------------------------------------------------ what it asks of the session
 
@@ -416,13 +466,12 @@ cdef class Session:
                     PyBytes_FromStringAndSize(<const char*>self.out.data, self.out.size)
                 )
                 self.out.size = 0
-            if size == 0:
+            if size == 0 and not (self.is_thirsty and self.refill()):
                 break
         if not nghttp2_session_want_read(self.session) and not nghttp2_session_want_write(
             self.session
         ):
-            self.closing = True
-            self.transport.close()
+            return self.close()
         return 0
 
     # ------------------------------------------------------------ faults and floods
@@ -437,17 +486,17 @@ cdef class Session:
         self.fault = fault
         return NGHTTP2_ERR_CALLBACK_FAILURE
 
-    cdef int spend_calm(self) except -1:
-        # A frame that costs us more than the client. An honest one sends few of them.
-        cdef double now_s
-        self.calm -= 1
-        if self.calm >= 0:
-            return 0
-        now_s = time.monotonic()
-        self.calm = min(CONTROL_FRAMES_MAX, (now_s - self.calm_s) * CONTROL_FRAMES_PER_S) - 1
-        self.calm_s = now_s
+    cdef bint is_calm(self) noexcept:
+        # Counts frames that cost us more than the client. An honest one sends few of them; but a
+        # ping for each reply, by which clients measure the path, is one too.
+        self.calm -= self.frames.costly + self.frames.pings
+        if self.frames.pings and self.has_said:
+            self.has_said = False
+            self.calm += 1
         if self.calm < 0:
-            self.check(
-                nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM)
+            self.calm = min(
+                CONTROL_FRAMES_MAX,
+                self.calm + (self.active_s - self.calm_s) * CONTROL_FRAMES_PER_S,
             )
-        return 0
+            self.calm_s = self.active_s
+        return self.calm >= 0

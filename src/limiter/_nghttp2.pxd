@@ -1,6 +1,12 @@
 # What we use of libnghttp2: HTTP/2 framing, header compression and flow control, without I/O.
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    /* What the static libnghttp2 takes for stderr: see setup.py. Never used. */
+    __attribute__((visibility("hidden"))) void *__wrap_stderr = 0;
+    """
 
 cdef extern from "nghttp2/nghttp2.h":
     ctypedef Py_ssize_t ssize_t "ssize_t"
@@ -29,9 +35,13 @@ cdef extern from "nghttp2/nghttp2.h":
     ctypedef struct nghttp2_headers:
         int cat
 
+    ctypedef struct nghttp2_goaway:
+        uint32_t error_code
+
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
         nghttp2_headers headers
+        nghttp2_goaway goaway
 
     ctypedef union nghttp2_data_source:
         int fd
@@ -66,7 +76,7 @@ cdef extern from "nghttp2/nghttp2.h":
     int NGHTTP2_HEADERS
     int NGHTTP2_RST_STREAM
     int NGHTTP2_SETTINGS
-    int NGHTTP2_PING
+    int NGHTTP2_GOAWAY
     int NGHTTP2_HCAT_REQUEST
     uint8_t NGHTTP2_FLAG_NONE
     uint8_t NGHTTP2_FLAG_ACK
@@ -80,10 +90,12 @@ cdef extern from "nghttp2/nghttp2.h":
     int NGHTTP2_ERR_CALLBACK_FAILURE
     int NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     uint32_t NGHTTP2_NO_ERROR
+    uint32_t NGHTTP2_PROTOCOL_ERROR
     uint32_t NGHTTP2_INTERNAL_ERROR
     uint32_t NGHTTP2_REFUSED_STREAM
     uint32_t NGHTTP2_CANCEL
     uint32_t NGHTTP2_ENHANCE_YOUR_CALM
+    uint32_t NGHTTP2_INADEQUATE_SECURITY
     int32_t NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
     int32_t NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
     int32_t NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
@@ -107,6 +119,9 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_option_del(nghttp2_option* option)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option* option, int val)
     void nghttp2_option_set_no_closed_streams(nghttp2_option* option, int val)
+    void nghttp2_option_set_stream_reset_rate_limit(
+        nghttp2_option* option, uint64_t burst, uint64_t rate)
+    void nghttp2_option_set_max_continuations(nghttp2_option* option, size_t val)
 
     int nghttp2_session_server_new2(
         nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data,
@@ -138,6 +153,8 @@ cdef extern from "nghttp2/nghttp2.h":
     int nghttp2_submit_goaway(
         nghttp2_session* session, uint8_t flags, int32_t last_stream_id, uint32_t error_code,
         const uint8_t* opaque_data, size_t opaque_data_len)
+    int nghttp2_submit_ping(
+        nghttp2_session* session, uint8_t flags, const uint8_t* opaque_data)
     int nghttp2_submit_shutdown_notice(nghttp2_session* session)
     const char* nghttp2_strerror(int lib_error_code)
 

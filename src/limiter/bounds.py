@@ -207,8 +207,20 @@ STREAM_WINDOW_BYTES: Final = 1024 * 1024
 CONNECTION_WINDOW_BYTES: Final = 4 * 1024 * 1024
 STREAM_UNREAD_BYTES_MAX: Final = 64 * 1024
 
-# A request's header fields, by HTTP/2's measure: 32 bytes a field beside its name and value.
+# A request's header fields, by HTTP/2's measure: 32 bytes a field beside its name and value. They
+# fit into one frame, and may come in a few.
 HEADER_LIST_BYTES_MAX: Final = 16 * 1024
+HEADER_CONTINUATIONS_MAX: Final = 8
+
+# Fields of metadata that a handler gives with a reply, or with its end.
+METADATA_FIELDS_MAX: Final = 48
+
+# Calls of all connections together, what has come of requests that are not complete, on one
+# connection and on all, and replies that one connection's client has not read.
+OPEN_STREAMS_MAX: Final = 100_000
+CONNECTION_UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
+UNREAD_BYTES_MAX: Final = 512 * 1024 * 1024
+CONNECTION_UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 
 # What is read from a socket at once.
 READ_BUFFER_BYTES: Final = 256 * 1024
@@ -217,9 +229,25 @@ READ_BUFFER_BYTES: Final = 256 * 1024
 CONTROL_FRAMES_MAX: Final = 1_000
 CONTROL_FRAMES_PER_S: Final = 50
 
-# A connection that has not said how it speaks HTTP/2, and one without calls, is closed after this.
+# A connection is closed that has not said how it speaks HTTP/2 after this, that leaves a frame or
+# a header unfinished or reads nothing of what waits for it, that does not end although it was told
+# to, and that has no calls. A call ends whose request stays unfinished.
 GREETING_MS_MAX: Final = 10 * SECOND_MS
+FRAME_MS_MAX: Final = 20 * SECOND_MS
+UNFINISHED_MS_MAX: Final = MINUTE_MS
+STALL_MS_MAX: Final = MINUTE_MS
+CLOSING_MS_MAX: Final = 10 * SECOND_MS
 IDLE_MS_MAX: Final = 30 * MINUTE_MS
+
+# A client that has said nothing for so long is asked whether it is there, and has so long to
+# answer.
+QUIET_MS_MAX: Final = MINUTE_MS
+PING_MS_MAX: Final = 20 * SECOND_MS
+
+# A connection takes no more calls after this, or up to a tenth earlier, so that clients come back
+# at different times and spread over the servers; those under way have the grace to end.
+AGE_MS_MAX: Final = HOUR_MS
+AGE_GRACE_MS_MAX: Final = 5 * MINUTE_MS
 
 # How long a server that was told to stop waits for the calls under way.
 DRAIN_MS_MAX: Final = 10 * SECOND_MS
@@ -286,3 +314,11 @@ _check(
 )
 _check(REQUEST_IDS_MAX < 2**32, "a table of request ids can be indexed by 32 bits")
 _check(CONCURRENT_STREAMS_MAX <= CONCURRENT_CALLS_MAX, "streams are calls")
+_check(
+    MESSAGE_BYTES_MAX <= CONNECTION_UNREAD_BYTES_MAX <= UNREAD_BYTES_MAX,
+    "one message can always come",
+)
+_check(
+    CONNECTION_STREAMS_MAX <= OPEN_STREAMS_MAX and CONCURRENT_CALLS_MAX <= OPEN_STREAMS_MAX,
+    "one connection can have all of its calls",
+)

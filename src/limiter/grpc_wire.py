@@ -50,8 +50,10 @@ def percent_encoded(message: str) -> bytes:
 def encoded_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> Fields:
     """Metadata as header fields; values under names in `-bin` go as base64. Raises ValueError for
     what no header field can be."""
-    fields = []
+    fields: Fields = []
     for name, value in pairs:
+        if len(fields) == bounds.METADATA_FIELDS_MAX:
+            raise ValueError(f"more than {bounds.METADATA_FIELDS_MAX} pairs of metadata")
         key = name.lower().encode("ascii")
         if key.endswith(b"-bin"):
             data = value if isinstance(value, bytes) else value.encode()
@@ -74,7 +76,8 @@ def decoded_metadata(fields: Sequence[tuple[bytes, bytes]]) -> Metadata:
         # Several values may have been joined into one field.
         for part in value.split(b","):
             try:
-                pairs.append((name, base64.b64decode(part + b"=" * (-len(part) % 4))))
+                padded = part + b"=" * (-len(part) % 4)
+                pairs.append((name, base64.b64decode(padded, validate=True)))
             except binascii.Error:
                 raise errors.InvalidArgument(
                     "MALFORMED_METADATA", f"{name}: the value is not base64"
@@ -110,6 +113,21 @@ class Faults:
             *trailers(code, "unknown grpc-encoding; see grpc-accept-encoding"),
             ACCEPTED_ENCODINGS,
         ]
+
+    def unfinished(self) -> Fields:
+        """The rest of a request does not come."""
+        code = code_of(grpc.StatusCode.DEADLINE_EXCEEDED)
+        return trailers(code, "the request was begun and not finished")
+
+    def too_many(self) -> Fields:
+        """There is no room for another call."""
+        return self.trailers_of(
+            errors.ResourceExhausted(
+                "OVERLOADED",
+                "too many calls are under way; nothing was done",
+                retry_after_ms=bounds.RETRY_AFTER_MS,
+            )
+        )
 
     def unknown_method(self, path: str) -> Fields:
         """There is no such method."""

@@ -14,26 +14,19 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from limiter import errors
 
-__all__ = ["NO_PORT_SHARING", "Address", "Bindable", "bind", "parse", "resolve"]
+__all__ = ["NO_PORT_SHARING", "Address", "bind", "parse", "resolve"]
 
 # The channel option without which servers could share a port.
 NO_PORT_SHARING: Final = ("grpc.so_reuseport", 0)
 
 # The machine does not have such an address, though a name may stand for it.
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-
-
-class Bindable(Protocol):
-    """A gRPC server that can be bound to ports."""
-
-    def add_insecure_port(self, address: str) -> int:
-        """Binds an address and returns its port. Raises RuntimeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +80,10 @@ async def resolve(host: str, port: int) -> list[Address]:
     return [Address(ip, port) for ip in unique]
 
 
-def bind(server: Bindable, addresses: Sequence[Address]) -> int:
-    """Binds the server to all of the addresses, and to the same port on each; returns that port.
+def bind(add_port: Callable[[str], int], addresses: Sequence[Address]) -> int:
+    """Binds a server to all of the addresses, and to the same port on each; returns that port.
 
+    `add_port` is the server's method that binds one, returns its port and raises RuntimeError.
     Raises FailedPrecondition when one is in use (PORT_IN_USE), or none of them can be had.
     """
     bound_port = 0
@@ -103,7 +97,7 @@ def bind(server: Bindable, addresses: Sequence[Address]) -> int:
                 continue
             raise _refused(candidate, problem)
         try:
-            bound_port = server.add_insecure_port(str(candidate))
+            bound_port = add_port(str(candidate))
         except RuntimeError as error:
             # Taken between the look and the leap, or something that only gRPC knows.
             raise _refused(candidate, error) from error

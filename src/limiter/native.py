@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 import ssl
 import time
@@ -24,6 +25,7 @@ import grpc
 
 from limiter import bounds
 from limiter._http2 import Connection, HotHandler
+from limiter.connection_life import Life
 from limiter.grpc_wire import Faults, Fields, decoded_metadata
 from limiter.native_call import Call
 
@@ -38,6 +40,12 @@ _SWEEP_INTERVAL_S: Final = 1.0
 _NOTICE_S: Final = 0.05
 
 _BACKLOG: Final = 1024
+
+# Connections that are looked at in one go.
+_SWEEP_SLICE: Final = 256
+
+# Files that are no connections: the journal, logs, listening sockets.
+_OTHER_FILES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +69,20 @@ class NativeServer(Faults):
         self._generic: list[grpc.GenericRpcHandler] = []
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._listening: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, Life] = {}
+        self._is_crowded = False
+        self._call_count = 0
         self._sweeping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         # Set while there is no connection.
         self._nobody = asyncio.Event()
         self._nobody.set()
+
+    @property
+    def connections_max(self) -> int:
+        """How many clients there may be at once, as far as the process may open so many files."""
+        files_max, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return min(bounds.CONNECTIONS_MAX, max(1, files_max - _OTHER_FILES))
 
     # --- registering ------------------------------------------------------------------------------
 
@@ -86,15 +102,15 @@ class NativeServer(Faults):
         return self._bind(address, None)
 
     def add_secure_port(self, address: str, context: ssl.SSLContext) -> int:
-        """The same with TLS."""
-        context.set_alpn_protocols(["h2"])
+        """The same with TLS; the context negotiates `h2`."""
         return self._bind(address, context)
 
     def _bind(self, address: str, context: ssl.SSLContext | None) -> int:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        # With its protocol named, so that asyncio sees that small replies must not be held back.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -115,12 +131,14 @@ class NativeServer(Faults):
         """Answers calls from now on."""
         loop = asyncio.get_running_loop()
         for bound, context in self._sockets:
+            handshake_s = bounds.GREETING_MS_MAX / 1000 if context else None
             self._listening.append(
                 await loop.create_server(
                     lambda: cast("asyncio.BaseProtocol", Connection(self, self._hot)),
                     sock=bound,
                     ssl=context,
                     backlog=_BACKLOG,
+                    ssl_handshake_timeout=handshake_s,
                 )
             )
         self._sweeping = loop.create_task(self._sweep())
@@ -164,32 +182,33 @@ class NativeServer(Faults):
         await self._stopped.wait()
 
     async def _sweep(self) -> None:
-        """Closes connections that never said how they speak, and those without calls for long."""
+        """Ends what is over time, a few connections at once so that calls are not held up."""
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
-            now_s = time.monotonic()
-            for connection in tuple(self._connections):
-                if not connection.greeted:
-                    if now_s - connection.opened_s > bounds.GREETING_MS_MAX / 1000:
-                        connection.abort()
-                elif connection.stream_count == 0 and (
-                    now_s - connection.active_s > bounds.IDLE_MS_MAX / 1000
-                ):
-                    connection.shut_down()
+            for number, (connection, life) in enumerate(tuple(self._connections.items())):
+                if number % _SWEEP_SLICE == _SWEEP_SLICE - 1:
+                    await asyncio.sleep(0)
+                now_s = time.monotonic()
+                connection.sweep(now_s)
+                life.look(now_s)
 
     # --- what connections ask ---------------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
         """A client has connected."""
-        self._connections.add(connection)
+        self._connections[connection] = Life(connection, self._hot.leave)
         self._nobody.clear()
-        if len(self._connections) > bounds.CONNECTIONS_MAX:
-            _log.warning("too many connections")
+        if len(self._connections) > self.connections_max:
+            if not self._is_crowded:
+                _log.warning("too many connections: new ones are closed until others are")
+            self._is_crowded = True
             connection.abort()
 
     def closed(self, connection: Connection) -> None:
         """A client has gone."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
+        if len(self._connections) < self.connections_max:
+            self._is_crowded = False
         if not self._connections:
             self._nobody.set()
 
@@ -212,10 +231,19 @@ class NativeServer(Faults):
             if timeout_s is not None and timeout_s <= 0:
                 connection.end(stream_id, None, self.deadline_exceeded())
                 return None
-            return Call(connection, stream_id, handler, metadata, timeout_s=timeout_s, faults=self)
+            if self._call_count >= bounds.CONCURRENT_CALLS_MAX:
+                connection.end(stream_id, None, self.too_many())
+                return None
+            call = Call(connection, stream_id, handler, metadata, timeout_s=timeout_s, faults=self)
+            self._call_count += 1
+            call.add_done_callback(self._call_ended)
+            return call
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             connection.end(stream_id, None, self.trailers_of(error))
             return None
+
+    def _call_ended(self, _call: Call) -> None:
+        self._call_count -= 1
 
     def _handler_of(
         self, method: str, metadata: Sequence[tuple[str, str | bytes]]

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from grpc.aio import EOF, AbortError
 
-from limiter import bounds, errors
+from limiter import bounds, errors, tls
 from limiter.grpc_wire import Faults, Fields, Metadata, encoded_metadata, trailers
 from limiter.service.status import code_of
 
@@ -57,11 +57,12 @@ class Call:
         self._half_closed = False
         self._broken: errors.LimiterError | None = None
         self._arrived = asyncio.Event()
-        self._initial: Sequence[tuple[str, str | bytes]] = ()
+        self._initial: Fields = []
         self._started = False
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._trailing: Sequence[tuple[str, str | bytes]] = ()
+        self._trailing_fields: Fields = []
         self._done = False
         self._cancelled = False
         self._callbacks: list[Callable[[Any], None]] = []
@@ -115,13 +116,14 @@ class Call:
         host, port = self._connection.peer[:2]
         return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
-    def peer_identities(self) -> None:
-        """Nobody is authenticated by the transport."""
-        return
+    def peer_identities(self) -> Sequence[bytes] | None:
+        """The names in the client's certificate; None where it has shown none."""
+        names = tls.peer_names(self._connection.peer_certificate)
+        return tuple(name.encode() for name in names) or None
 
-    def auth_context(self) -> dict[str, Sequence[bytes]]:
-        """Nobody is authenticated by the transport."""
-        return {}
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """What TLS says of the client, by grpc's names; empty without TLS."""
+        return tls.auth_context(self._connection.peer_certificate, self._connection.is_tls)
 
     def cancelled(self) -> bool:
         """Whether the client has gone."""
@@ -152,8 +154,9 @@ class Call:
         return self._details
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Goes out with the status."""
+        """Goes out with the status. Raises ValueError for what no header field can be."""
         self._trailing = tuple(metadata)
+        self._trailing_fields = encoded_metadata(self._trailing)
 
     def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]]:
         """What goes out with the status."""
@@ -166,8 +169,8 @@ class Call:
         """Replies are not compressed."""
 
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Goes out at once, before all replies."""
-        self._initial = tuple(metadata)
+        """Goes out at once, before all replies. Raises ValueError for what no field can be."""
+        self._initial = encoded_metadata(metadata)
         self._start(None)
 
     async def abort(
@@ -181,7 +184,7 @@ class Call:
             code, details = grpc.StatusCode.UNKNOWN, "aborted with status OK"
         self._code, self._details = code, details
         if trailing_metadata:
-            self._trailing = tuple(trailing_metadata)
+            self.set_trailing_metadata(trailing_metadata)
         raise AbortError("Locally aborted.")
 
     async def read(self) -> Any:
@@ -212,7 +215,7 @@ class Call:
         headers: Fields | None = None
         if not self._started:
             self._started = True
-            headers = encoded_metadata(self._initial)
+            headers = self._initial
         waiting: int = self._connection.send(self._stream_id, headers, message)
         return waiting
 
@@ -221,10 +224,10 @@ class Call:
             async with asyncio.timeout(self.time_remaining()):
                 await self._answer()
             code = self._code or grpc.StatusCode.OK
-            ending = trailers(code_of(code), self._details, self._trailing)
+            ending = self._trailers(code)
         except AbortError:
             assert self._code is not None
-            ending = trailers(code_of(self._code), self._details, self._trailing)
+            ending = self._trailers(self._code)
         except TimeoutError:
             ending = self._faults.deadline_exceeded()
         except asyncio.CancelledError:
@@ -232,9 +235,12 @@ class Call:
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             ending = self._faults.trailers_of(error)
         self._done = True
-        self._connection.end(self._stream_id, encoded_metadata(self._initial), ending)
+        self._connection.end(self._stream_id, self._initial, ending)
         for callback in self._callbacks:
             callback(self)
+
+    def _trailers(self, code: grpc.StatusCode) -> Fields:
+        return trailers(code_of(code), self._details) + self._trailing_fields
 
     async def _answer(self) -> None:
         handler = self._handler

@@ -24,11 +24,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ from limiter.service.decision import DecisionService, Engine
 from limiter.service.health import Health
 from limiter.service.test_clock import TestClockServicer
 from limiter.store import DataFolder, LmdbJournal
+from limiter.tls import ServerFiles
 from limiter.v1 import test_clock_service_pb2
 
 __all__ = ["Config", "Server", "serve"]
@@ -83,6 +85,8 @@ class Config:
     stands at `clock_start_ms` (milliseconds since 1970) at first, or where the journal ends, or at
     the present. `accept_clock` serves although the system clock seems wrong. `require_policy`
     denies where no policy is assigned. `insecure` allows to listen where others can reach it.
+    `tls_cert` and `tls_key` are PEM files and go together; clients must show a certificate of
+    `tls_client_ca` if that is given.
     `journal_bytes_max` bounds the journal on disk.
     """
 
@@ -94,6 +98,9 @@ class Config:
     accept_clock: bool = False
     require_policy: bool = False
     insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     journal_bytes_max: int = 1 << 40
 
     def __post_init__(self) -> None:
@@ -113,6 +120,21 @@ class Config:
                 )
         if self.journal_bytes_max <= 0:
             raise errors.InvalidArgument.for_field("journal_bytes_max", "must be positive")
+        if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
+            raise errors.InvalidArgument.for_field(
+                "tls_cert", "must be given too: the server shows it to its clients"
+            )
+        if self.tls_cert is not None and self.tls_key is None:
+            raise errors.InvalidArgument.for_field(
+                "tls_key", "must be given too: the key of the certificate"
+            )
+
+    @property
+    def tls(self) -> ServerFiles | None:
+        """The files of TLS, None without it."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return ServerFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
 
 class _State:
@@ -244,7 +266,7 @@ class Server:
         self._check_exposure(addresses)
         self._folder = DataFolder(self._config.data_dir, f"starting on {self._config.listen}")
         self._server = self._make_server()
-        self._port = listening.bind(self._server, addresses)
+        self._port = listening.bind(self._port_adder(self._server), addresses)
         self._folder.set_holder(f"listening on {self.address}")
         await self._attach(await self._open())
         await self._server.start()
@@ -258,12 +280,28 @@ class Server:
                 f"{exposed[0]} can be reached from other machines, which could move a driven "
                 "clock: listen on a loopback address such as 127.0.0.1",
             )
-        if exposed and not self._config.insecure:
+        if exposed and not self._config.insecure and not self._knows_its_clients():
             raise errors.FailedPrecondition(
                 "INSECURE",
-                f"{exposed[0]} can be reached from other machines, and there are neither keys nor "
-                "TLS: listen on a loopback address such as 127.0.0.1, or allow it with --insecure",
+                f"{exposed[0]} can be reached from other machines, and nobody asks who calls: "
+                "listen on a loopback address such as 127.0.0.1, have clients show certificates "
+                "with --tls-client-ca, or allow it with --insecure",
             )
+
+    def _knows_its_clients(self) -> bool:
+        """Whether nobody gets in who has not shown who they are."""
+        return self._config.tls_client_ca is not None
+
+    def _port_adder(self, server: grpc.aio.Server | NativeServer) -> Callable[[str], int]:
+        """The server's method that binds an address, with TLS or without."""
+        files = self._config.tls
+        if files is None:
+            return server.add_insecure_port
+        if isinstance(server, NativeServer):
+            context = files.context()
+            return lambda address: server.add_secure_port(address, context)
+        credentials = files.credentials()
+        return lambda address: server.add_secure_port(address, credentials)
 
     def _make_server(self) -> grpc.aio.Server | NativeServer:
         """A server with all services, which find the state when they are called."""
@@ -447,8 +485,15 @@ def serve(config: Config) -> None:
     error. Raises LimiterError when it cannot start, or could not write what was pending.
     """
     logs.configure(sys.stderr)
+    _allow_files()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))
+
+
+def _allow_files() -> None:
+    """As many open files as may be: each client is one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(config: Config) -> None:
@@ -469,11 +514,12 @@ async def _serve(config: Config) -> None:
         if stopped.is_set():
             return
         raise
-    _log.warning(
-        "neither TLS nor keys are in use: whoever reaches %s may decide, commit and change "
-        "policies",
-        server.address,
-    )
+    if config.tls_client_ca is None:
+        _log.warning(
+            "neither client certificates nor keys are in use: whoever reaches %s may decide, "
+            "commit and change policies",
+            server.address,
+        )
     # The one line on standard output: programs wait for it.
     print(f"limiter serving on {server.address}", flush=True)
     await stopped.wait()

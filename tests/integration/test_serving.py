@@ -64,7 +64,7 @@ class TestProcess:
             port = server.address.rsplit(":", 1)[1]
             assert server.ready_line == f"limiter serving on 127.0.0.1:{port}\n"
             assert server.decisions.Check(check_request("a")).decision.outcome
-            assert "neither TLS nor keys" in server.log
+            assert "neither client certificates nor keys" in server.log
             second = ServerProcess(data_dir)
             try:
                 assert second.ready_line == ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 
-from limiter.cli.errors import Locate, explain
+from limiter.cli.errors import CommandError, Locate, explain
+from limiter.cli.exit_codes import ExitCode
 from limiter.cli.options import ClientOptions
 from limiter.v1 import (
     decision_service_pb2_grpc,
@@ -74,12 +76,36 @@ class Connection:
         return policy_service_pb2.ListAssignmentsResponse(assignments=found)
 
 
+def open_channel(options: ClientOptions) -> grpc.Channel:
+    """A channel to the server, with TLS where a file of it is named. Raises CommandError."""
+    # A proxy of the environment is for the web, not for the service next door.
+    settings = [("grpc.enable_http_proxy", 0)]
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise CommandError(ExitCode.USAGE, "--tls-cert and --tls-key go together")
+    if options.tls_ca is None and options.tls_cert is None:
+        return grpc.insecure_channel(options.address, settings)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_read(options.tls_ca, "--tls-ca"),
+        private_key=_read(options.tls_key, "--tls-key"),
+        certificate_chain=_read(options.tls_cert, "--tls-cert"),
+    )
+    return grpc.secure_channel(options.address, credentials, settings)
+
+
+def _read(path: Path | None, flag: str) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"{flag}: {error}") from error
+
+
 @contextmanager
 def connect(options: ClientOptions, locate: Locate | None = None) -> Iterator[Connection]:
     """A connection as `options` say. A failed call leaves it as CommandError; `locate` finds the
     place of a field in the user's file."""
-    # A proxy of the environment is for the web, not for the service next door.
-    with grpc.insecure_channel(options.address, [("grpc.enable_http_proxy", 0)]) as channel:
+    with open_channel(options) as channel:
         try:
             yield Connection(channel, options.timeout_s)
         except grpc.RpcError as error:

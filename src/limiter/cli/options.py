@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -44,6 +45,36 @@ class ClientOptions:
             rich_help_panel="Connection and output",
         ),
     ] = DEFAULT_ADDRESS
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-ca",
+            envvar="LIMITER_TLS_CA",
+            metavar="FILE",
+            help="Speak TLS, with a server whose certificate is of this authority (PEM).",
+            rich_help_panel="Connection and output",
+        ),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert",
+            envvar="LIMITER_TLS_CERT",
+            metavar="FILE",
+            help="Speak TLS, and show the server this certificate (PEM).",
+            rich_help_panel="Connection and output",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-key",
+            envvar="LIMITER_TLS_KEY",
+            metavar="FILE",
+            help="The key of that certificate (PEM).",
+            rich_help_panel="Connection and output",
+        ),
+    ] = None
     timeout_s: Annotated[
         float,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from limiter import errors
 from limiter.cli.errors import EXIT_CODES, CommandError
 from limiter.cli.exit_codes import ExitCode
-from limiter.cli.options import DEFAULT_ADDRESS
+from limiter.cli.options import DEFAULT_ADDRESS, expand_options
 
 
 class Transport(StrEnum):
@@ -30,6 +31,29 @@ class ClockKind(StrEnum):
     DRIVEN = "driven"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """The files of TLS."""
+
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Speak TLS with this certificate (PEM)."),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", help="The key of that certificate (PEM)."),
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-client-ca",
+            metavar="FILE",
+            help="Let in only clients with a certificate of this authority (PEM).",
+        ),
+    ] = None
+
+
+@expand_options
 def serve(
     *,
     listen: Annotated[
@@ -61,8 +85,10 @@ def serve(
         bool, typer.Option("--require-policy", help="Deny attempts that no policy is assigned to.")
     ] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen where others can reach it, without TLS.")
+        bool,
+        typer.Option("--insecure", help="Listen where others can reach it, whoever they are."),
     ] = False,
+    tls: TlsOptions,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
@@ -81,12 +107,13 @@ def serve(
             accept_clock=accept_clock,
             require_policy=require_policy,
             insecure=insecure,
+            **dataclasses.asdict(tls),
         )
-    except errors.InvalidArgument as error:
-        flag = error.message.replace("_", "-", 1)
-        raise CommandError(ExitCode.USAGE, f"--{flag}") from error
-    try:
         server.serve(config)
+    except errors.InvalidArgument as error:
+        setting, colon, why = error.message.partition(":")
+        flag = setting.replace("_", "-")
+        raise CommandError(ExitCode.USAGE, f"--{flag}{colon}{why}") from error
     except errors.LimiterError as error:
         code = EXIT_CODES.get(grpc.StatusCode[error.code], ExitCode.FAILURE)
         raise CommandError(code, error.message, f"  reason {error.reason}") from error
