@@ -37,6 +37,7 @@ class AsyncStream:
         self._is_exhausted = False
         self._callers_fault: BaseException | None = None
         self._call: Any = None
+        self._replies: Any = None
         self._outbox: asyncio.Queue[CommitRequest | None] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
 
@@ -89,12 +90,12 @@ class AsyncStream:
             self._open()
         try:
             async with asyncio.timeout(self._ledger.try_timeout_s()):
-                reply = await self._call.read()
+                reply = await anext(self._replies, None)
         except TimeoutError:
             raise is_silent() from None
         except grpc.RpcError as error:
             raise fault_of(error) from error
-        if reply is grpc.aio.EOF:
+        if reply is None:
             raise ended_early()
         async with self._changed:
             commit = self._ledger.settle(reply)
@@ -109,6 +110,8 @@ class AsyncStream:
         if self._is_exhausted:
             self._outbox.put_nowait(None)
         self._call = self._open_call()
+        # Unlike `read`, this gives what has arrived before the call broke.
+        self._replies = aiter(self._call)
         self._writer = asyncio.create_task(_write(self._call, self._outbox))
 
     def _drop_call(self) -> None:
