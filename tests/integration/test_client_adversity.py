@@ -79,9 +79,9 @@ class Unruly:
 
 @pytest.fixture
 def unruly() -> Iterator[Unruly]:
-    servicer = Unruly()
+    servicer: Any = Unruly()
     server = grpc.server(ThreadPoolExecutor(8))
-    decision_service_pb2_grpc.add_DecisionServiceServicer_to_server(servicer, server)  # type: ignore[arg-type]
+    decision_service_pb2_grpc.add_DecisionServiceServicer_to_server(servicer, server)
     servicer.port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer
