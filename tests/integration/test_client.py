@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import trustme
 
 import limiter
 from limiter import Attempt, Outcome, Reason, Recipient, Retries, bounds, errors
+from tests.integration import transports
 from tests.integration.clients import KINDS, Face
+from tests.integration.inside import serving
 from tests.integration.process import START_MS, ServerProcess
 from tests.integration.requests import DAY_S, assign, cap
 
@@ -24,12 +28,13 @@ START = datetime.fromtimestamp(START_MS / 1_000, UTC)
 PATIENCE_S = 60
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("client") / "data"
-    with ServerProcess(folder, transport=request.param, clock_start_ms=START_MS) as running:
+pytestmark = transports.BOTH
+
+
+@pytest.fixture(scope="module")
+def server(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp(f"client-{transport}") / "data"
+    with ServerProcess(folder, clock_start_ms=START_MS) as running:
         yield running
 
 
@@ -255,25 +260,23 @@ class TestFaults:
 class Restarting:
     """A server that is killed and started again at the same address while its client works."""
 
-    def __init__(self, folder: Path, transport: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._transport = transport
-        self.running = ServerProcess(folder, transport=transport, clock_start_ms=START_MS)
+        self.running = ServerProcess(folder, clock_start_ms=START_MS)
         self.address = self.running.address
 
     def restart(self) -> None:
         self.running.kill()
         self.running.close()
-        self.running = ServerProcess(self._folder, transport=self._transport, listen=self.address)
+        self.running = ServerProcess(self._folder, listen=self.address)
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
 class TestRestarts:
     """Nothing is counted twice and nothing lost, whenever the server dies."""
 
     @pytest.fixture
-    def server(self, tmp_path: Path, transport: str) -> Iterator[Restarting]:
-        server = Restarting(tmp_path / "data", transport)
+    def server(self, tmp_path: Path) -> Iterator[Restarting]:
+        server = Restarting(tmp_path / "data")
         assign(server.running, "a", cap(10_000))
         try:
             yield server
@@ -323,3 +326,78 @@ class TestRestarts:
             )
             assert all(each.replayed for each in again)
             assert [each.commit_id for each in again] == [each.commit_id for each in first]
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+class TestTls:
+    """The server runs in the test's own loop, the blocking client in a thread."""
+
+    async def ask(self, kind: str, address: str, **settings: Any) -> limiter.Decision:
+        if kind == "AsyncClient":
+            async with limiter.AsyncClient(address, **settings) as client:
+                return await client.check("a", contact="c")
+
+        def wait() -> limiter.Decision:
+            with limiter.Client(address, **settings) as client:
+                return client.check("a", contact="c")
+
+        return await asyncio.to_thread(wait)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_the_server_shows_who_it_is(
+        self, kind: str, tmp_path: Path, authority: trustme.CA
+    ) -> None:
+        files = tls_files(tmp_path, authority, "localhost")
+        tls = limiter.Tls(ca_file=files.ca, server_name="localhost")
+        foreign = tls_files(tmp_path, trustme.CA(), "elsewhere")
+        async with serving(tmp_path / "data", tls_cert=files.cert, tls_key=files.key) as inside:
+            address = inside.server.address
+            assert (await self.ask(kind, address, tls=tls)).allowed
+            for unfit in (
+                limiter.Tls(ca_file=foreign.ca, server_name="localhost"),
+                limiter.Tls(ca_file=files.ca, server_name="limits.example"),
+                None,
+            ):
+                with pytest.raises(errors.Unavailable):
+                    await self.ask(kind, address, tls=unfit, timeout_s=0.3)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_the_client_shows_who_it_is(
+        self, kind: str, tmp_path: Path, authority: trustme.CA
+    ) -> None:
+        files = tls_files(tmp_path, authority, "localhost")
+        own = tls_files(tmp_path, authority, "sender")
+        settings = {"tls_cert": files.cert, "tls_key": files.key, "tls_client_ca": files.ca}
+        async with serving(tmp_path / "data", **settings) as inside:
+            address = inside.server.address
+            named = limiter.Tls(
+                ca_file=files.ca,
+                certificate_file=own.cert,
+                key_file=own.key,
+                server_name="localhost",
+            )
+            assert (await self.ask(kind, address, tls=named)).allowed
+            nameless = limiter.Tls(ca_file=files.ca, server_name="localhost")
+            with pytest.raises(errors.Unavailable):
+                await self.ask(kind, address, tls=nameless, timeout_s=0.3)
+
+
+class TlsFiles(NamedTuple):
+    """Paths of an authority's certificate and of one that it has issued, with its key."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def tls_files(folder: Path, authority: trustme.CA, name: str) -> TlsFiles:
+    issued = authority.issue_cert(name)
+    files = TlsFiles(*(folder / f"{name}-{part}.pem" for part in TlsFiles._fields))
+    authority.cert_pem.write_to_path(files.ca)
+    issued.private_key_pem.write_to_path(files.key)
+    issued.cert_chain_pems[0].write_to_path(files.cert)
+    return files
