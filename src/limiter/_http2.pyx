@@ -13,12 +13,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 import time
 
 from limiter import bounds
-from limiter._http2_bytes cimport bytes_append, bytes_drop
+from limiter._http2_bytes cimport Bytes, bytes_append, bytes_drop
 from limiter._http2_fields cimport (
     PREFIX_BYTES,
     field,
@@ -28,6 +28,7 @@ from limiter._http2_fields cimport (
     timeout_ns,
     write_prefix,
 )
+from limiter._http2_memory cimport KEPT_MAX
 from limiter._nghttp2 cimport (
     NGHTTP2_NV_FLAG_NO_COPY_NAME,
     NGHTTP2_NV_FLAG_NO_COPY_VALUE,
@@ -45,6 +46,34 @@ cdef double UNFINISHED_S_MAX = bounds.UNFINISHED_MS_MAX / 1000
 cdef enum:
     COMPACT_BYTES = 65536      # sent bytes that a reply's buffer keeps at most
     TRAILERS_MAX = 64
+    SPARE_BYTES_MAX = 1024     # buffers that a stream may keep for the next call
+
+
+# Streams that are over, with their buffers: the next calls take them.
+cdef Stream* _spare = NULL
+cdef size_t _spare_count = 0
+
+
+cdef Stream* new_stream() except NULL:
+    global _spare, _spare_count
+    cdef Stream* stream = _spare
+    cdef Bytes received
+    cdef Bytes reply
+    if stream == NULL:
+        stream = <Stream*>calloc(1, sizeof(Stream))
+        if stream == NULL:
+            raise MemoryError
+        return stream
+    _spare = stream.next
+    _spare_count -= 1
+    received = stream.received
+    reply = stream.reply
+    memset(stream, 0, sizeof(Stream))
+    stream.received = received
+    stream.reply = reply
+    stream.received.size = stream.reply.size = 0
+    return stream
+
 
 # Of all connections together.
 cdef size_t _unread_bytes = 0
@@ -53,12 +82,21 @@ cdef size_t _stream_count = 0
 
 cdef void stream_release(Stream* stream) noexcept:
     # Gives one reference back.
+    global _spare, _spare_count
     stream.references -= 1
     if stream.references:
         return
     Py_XDECREF(stream.head)
     Py_XDECREF(stream.call)
     Py_XDECREF(stream.trailers)
+    if (
+        _spare_count < KEPT_MAX
+        and stream.received.capacity + stream.reply.capacity <= SPARE_BYTES_MAX
+    ):
+        stream.next = _spare
+        _spare = stream
+        _spare_count += 1
+        return
     free(stream.received.data)
     free(stream.reply.data)
     free(stream)
@@ -198,9 +236,7 @@ cdef class Connection(Session):
 
     cdef int open_stream(self, int32_t stream_id) except -1:
         global _stream_count
-        cdef Stream* stream = <Stream*>calloc(1, sizeof(Stream))
-        if stream == NULL:
-            raise MemoryError
+        cdef Stream* stream = new_stream()
         stream.references = 1
         stream.id = stream_id
         stream.connection = <PyObject*>self

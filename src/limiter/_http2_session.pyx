@@ -21,6 +21,7 @@ import time
 from limiter import bounds
 from limiter._http2_bytes cimport bytes_append
 from limiter._http2_frames cimport frames_take, is_between
+from limiter._http2_memory cimport session_memory
 from limiter._nghttp2 cimport *
 
 _log = logging.getLogger(__name__)
@@ -435,7 +436,9 @@ cdef class Session:
         entries[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
         entries[2].value = HEADER_BYTES_MAX
         self.check(
-            nghttp2_session_server_new2(&self.session, _callbacks, <void*>self, _option)
+            nghttp2_session_server_new3(
+                &self.session, _callbacks, <void*>self, _option, session_memory()
+            )
         )
         self.check(nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, entries, 3))
         return self.check(

@@ -24,6 +24,7 @@ from urllib.parse import unquote_to_bytes
 from limiter import bounds
 from limiter._http2_bytes cimport Bytes, bytes_append, bytes_drop
 from limiter._http2_fields cimport PREFIX_BYTES, message_size
+from limiter._http2_memory cimport session_memory
 from limiter._load_histogram cimport Histogram
 from limiter._load_population cimport Population
 from limiter._nghttp2 cimport *
@@ -539,7 +540,9 @@ cdef class LoadConnection:
         entries[1].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
         entries[1].value = 0
         if (
-            nghttp2_session_client_new(&self.session, _callbacks, <void*>self) != 0
+            nghttp2_session_client_new3(
+                &self.session, _callbacks, <void*>self, NULL, session_memory()
+            ) != 0
             or nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, entries, 2) != 0
             or nghttp2_session_set_local_window_size(
                 self.session, NGHTTP2_FLAG_NONE, 0, WINDOW_BYTES

@@ -123,9 +123,16 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_option* option, uint64_t burst, uint64_t rate)
     void nghttp2_option_set_max_continuations(nghttp2_option* option, size_t val)
 
-    int nghttp2_session_server_new2(
+    ctypedef struct nghttp2_mem:
+        void* mem_user_data
+        void* (*malloc)(size_t size, void* mem_user_data) noexcept
+        void (*free)(void* ptr, void* mem_user_data) noexcept
+        void* (*calloc)(size_t nmemb, size_t size, void* mem_user_data) noexcept
+        void* (*realloc)(void* ptr, size_t size, void* mem_user_data) noexcept
+
+    int nghttp2_session_server_new3(
         nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data,
-        const nghttp2_option* option)
+        const nghttp2_option* option, nghttp2_mem* mem)
     void nghttp2_session_del(nghttp2_session* session)
     ssize_t nghttp2_session_mem_recv(nghttp2_session* session, const uint8_t* data, size_t len)
     ssize_t nghttp2_session_mem_send(nghttp2_session* session, const uint8_t** data)
@@ -161,8 +168,9 @@ cdef extern from "nghttp2/nghttp2.h":
     # The client's side.
     int32_t NGHTTP2_SETTINGS_ENABLE_PUSH
 
-    int nghttp2_session_client_new(
-        nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data)
+    int nghttp2_session_client_new3(
+        nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data,
+        const nghttp2_option* option, nghttp2_mem* mem)
     int32_t nghttp2_submit_request(
         nghttp2_session* session, const void* pri_spec, const nghttp2_nv* nva, size_t nvlen,
         const nghttp2_data_provider* data_prd, void* stream_user_data)
