@@ -393,7 +393,7 @@ class Assignment:
 @dataclass(frozen=True, slots=True)
 class Revision:
     """One change of policies and assignments as a whole, as the journal keeps it: what was put is
-    complete, with etag and times."""
+    complete, with etag and times. `author` is who made it, as the audit has it."""
 
     number: int
     time_ms: int
@@ -401,6 +401,7 @@ class Revision:
     put_assignments: tuple[Assignment, ...] = ()
     deleted_policies: tuple[str, ...] = ()
     deleted_assignments: tuple[str, ...] = ()
+    author: str = ""
 
 
 def check_count(count: int, count_max: int, field: str) -> None:

@@ -290,7 +290,7 @@ class PolicyStore:
         """An empty edit of what is in force now."""
         return Draft(self._policies, self._assignments, self._revision)
 
-    def prepare(self, draft: Draft, now_ms: int) -> Prepared:
+    def prepare(self, draft: Draft, now_ms: int, author: str = "") -> Prepared:
         """What the draft changes at `now_ms`, checked as a whole; changes nothing.
 
         Raises `NotFound` (an assigned policy), `AlreadyExists` (a scope that is taken),
@@ -312,6 +312,7 @@ class PolicyStore:
             tuple(change.new for change in assignments if change.new is not None),
             tuple(change.name for change in policies if change.new is None),
             tuple(change.name for change in assignments if change.new is None),
+            author,
         )
         prepared = self._follow_up(revision, policies, assignments)
         self._kinds.check(prepared.kinds)

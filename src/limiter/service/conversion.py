@@ -295,6 +295,7 @@ def revision_to_bytes(revision: model.Revision) -> bytes:
         put_assignments=[assignment_to_message(each) for each in revision.put_assignments],
         deleted_policies=revision.deleted_policies,
         deleted_assignments=revision.deleted_assignments,
+        author=revision.author,
     ).SerializeToString(deterministic=True)
 
 
@@ -323,6 +324,7 @@ def revision_from_bytes(payload: bytes) -> model.Revision:
             ),
             deleted_policies=tuple(message.deleted_policies),
             deleted_assignments=tuple(message.deleted_assignments),
+            author=message.author,
         )
     except (errors.InvalidArgument, DecodeError) as error:
         raise ValueError(f"not a policy revision: {error}") from error

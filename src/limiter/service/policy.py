@@ -11,11 +11,9 @@ Methods raise `LimiterError`s; who registers the servicer turns them into status
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -24,7 +22,8 @@ from google.protobuf.message import Message
 
 from limiter import bounds, errors, model
 from limiter.policy import Change, Draft, PolicyStore, Prepared
-from limiter.service import conversion
+from limiter.service import authorization, conversion
+from limiter.service.pages import Page, PageRequest
 from limiter.v1 import policy_pb2, policy_service_pb2
 
 __all__ = ["SERVICE", "PolicyServicer"]
@@ -87,7 +86,7 @@ class PolicyServicer:
         await self._commit()
         return policy_service_pb2.ListPoliciesResponse(
             policies=[conversion.policy_to_message(policy) for policy in policies[: page.size]],
-            next_page_token=page.next_token([policy.name for policy in policies]),
+            next_page_token=page.next_of([policy.name for policy in policies]),
         )
 
     async def UpdatePolicy(  # noqa: N802
@@ -154,7 +153,7 @@ class PolicyServicer:
             assignments=[
                 conversion.assignment_to_message(each) for each in assignments[: page.size]
             ],
-            next_page_token=page.next_token([each.name for each in assignments]),
+            next_page_token=page.next_of([each.name for each in assignments]),
         )
 
     async def UpdateAssignment(  # noqa: N802
@@ -226,7 +225,8 @@ class PolicyServicer:
 
     async def _carry_out(self, draft: Draft, validate_only: bool) -> Prepared:
         """Checks the draft and, unless that is all, makes it so; returns once that is durable."""
-        prepared = self._store.prepare(draft, self._now_ms())
+        who = authorization.caller()
+        prepared = self._store.prepare(draft, self._now_ms(), who.author)
         if not validate_only:
             self._store.commit(prepared)
         await self._commit()
@@ -299,67 +299,24 @@ def _bad_path(
 # --- Pages ----------------------------------------------------------------------------------------
 
 
-class _ListRequest(Protocol):
-    """What the requests of all lists have in common."""
+class _ListRequest(PageRequest, Protocol):
+    """What the requests of these lists have in common."""
 
     @property
     def parent(self) -> str: ...
-    @property
-    def page_size(self) -> int: ...
-    @property
-    def page_token(self) -> str: ...
 
 
-class _Page:
-    """Which page of a collection a request means: up to `size` resources of `account` (as
-    `PolicyStore.list_policies` has it) whose names come after `after`."""
+class _Page(Page):
+    """A page of the resources of `account` (as `PolicyStore.list_policies` has it)."""
 
     def __init__(self, request: _ListRequest, collection: str) -> None:
         self.account = model.parent_account(request.parent, "parent")
-        self._context = f"{collection} {request.parent}".encode()
-        if request.page_size < 0:
-            raise errors.InvalidArgument.for_field(
-                "page_size",
-                f"1 to {bounds.PAGE_SIZE_MAX:,}, or 0 for {bounds.PAGE_SIZE_DEFAULT}; not"
-                f" {request.page_size}",
-            )
-        self.size = min(request.page_size or bounds.PAGE_SIZE_DEFAULT, bounds.PAGE_SIZE_MAX)
-        self.after = self._read_token(request.page_token)
+        super().__init__(request, f"{collection} {request.parent}")
 
-    def next_token(self, names: Sequence[str]) -> str:
+    def next_of(self, names: Sequence[str]) -> str:
         """The token of the page after this one, of which `names` holds one more than it shows if
         there is one; empty if not."""
-        if len(names) <= self.size:
-            return ""
-        last = names[self.size - 1].encode()
-        return base64.urlsafe_b64encode(self._mark(last) + last).decode().rstrip("=")
-
-    def _read_token(self, token: str) -> str:
-        if not token:
-            return ""
-        invalid = errors.InvalidArgument.for_field(
-            "page_token",
-            "not a token of this list; send next_page_token of the page before with everything but"
-            " page_size as it was then, or nothing for the first page",
-        )
-        if len(token) > bounds.PAGE_TOKEN_BYTES_MAX:
-            raise invalid
-        try:
-            data = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
-            mark, last = data[: self._MARK_BYTES], data[self._MARK_BYTES :]
-            after = last.decode()
-        except ValueError:
-            raise invalid from None
-        if not last or mark != self._mark(last):
-            raise invalid
-        return after
-
-    _MARK_BYTES: ClassVar[int] = 8
-
-    def _mark(self, last: bytes) -> bytes:
-        """What ties a token to its list: it shows mistakes, it keeps no secret."""
-        text = self._context + b" " + last
-        return hashlib.blake2b(text, digest_size=self._MARK_BYTES).digest()
+        return "" if len(names) <= self.size else self.next_token(names[self.size - 1])
 
 
 # --- Sets -----------------------------------------------------------------------------------------

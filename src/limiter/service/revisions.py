@@ -1,0 +1,101 @@
+"""Changes on their way to the journal and back: policies, keys, and the record of both.
+
+In flow the changes that the stores make, and at a start those that the journal kept. Out flow
+journalled bytes, restored stores, and the same audit in both cases, since it is read from the same
+bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from limiter import errors, keys
+from limiter.audit import Action, AuditLog
+from limiter.journal_v1 import revision_pb2
+from limiter.policy import PolicyStore
+from limiter.service import access_messages
+
+__all__ = ["Revisions"]
+
+
+class _Core(Protocol):
+    """What journals: the core."""
+
+    def append_revision(self, payload: bytes, now_ms: int) -> None: ...
+    def policies_changed(self) -> None: ...
+
+
+class Revisions:
+    """Between the stores of one state and its core."""
+
+    def __init__(self, core: _Core, policies: PolicyStore, api_keys: keys.KeyStore) -> None:
+        self.audit = AuditLog()
+        self._core = core
+        self._policies = policies
+        self._keys = api_keys
+        # The names of all that exists, to tell a change from a creation.
+        self._names: set[str] = set()
+        policies.connect(self)
+        api_keys.log = self
+
+    # --- what the stores tell ---------------------------------------------------------------------
+
+    def append_revision(self, payload: bytes, now_ms: int) -> None:
+        """Journals a change of policies."""
+        self._core.append_revision(payload, now_ms)
+        self._note(revision_pb2.PolicyRevision.FromString(payload), now_ms)
+
+    def policies_changed(self) -> None:
+        """Every account asks for its binding again at its next touch."""
+        self._core.policies_changed()
+
+    def append(self, change: keys.Change) -> None:
+        """Journals a change of keys."""
+        payload = access_messages.change_to_bytes(change)
+        self._core.append_revision(payload, change.time_ms)
+        self._note(revision_pb2.PolicyRevision.FromString(payload), change.time_ms)
+
+    # --- what the journal kept --------------------------------------------------------------------
+
+    def restore(self, payload: bytes, time_ms: int) -> None:
+        """Makes a journalled change so. Raises `DataLoss` if it cannot follow those before it."""
+        try:
+            revision = revision_pb2.PolicyRevision.FromString(payload)
+            if revision.put_keys or revision.deleted_keys:
+                self._keys.restore(access_messages.change_from_revision(revision))
+            else:
+                self._policies.restore(payload, time_ms)
+        except (DecodeError, errors.InvalidArgument, KeyError) as error:
+            raise errors.DataLoss(
+                "JOURNAL_DAMAGED", f"the change journalled at {time_ms} ms cannot be read: {error}"
+            ) from error
+        self._note(revision, time_ms)
+
+    def _note(self, revision: revision_pb2.PolicyRevision, time_ms: int) -> None:
+        """Records a change that has been made."""
+
+        def put(names: Iterable[str], known: Action = Action.UPDATE) -> None:
+            for name in names:
+                action = known if name in self._names else Action.CREATE
+                self.audit.note(time_ms, author, action, name)
+                self._names.add(name)
+
+        def delete(names: Iterable[str]) -> None:
+            for name in names:
+                self.audit.note(time_ms, author, Action.DELETE, name)
+                self._names.discard(name)
+
+        author = revision.author or "anonymous"
+        put(group.name for group in revision.put_groups)
+        put(policy.name for policy in revision.put_policies)
+        put(assignment.name for assignment in revision.put_assignments)
+        for stored in revision.put_keys:
+            revoked = stored.api_key.HasField("revoke_time")
+            put([stored.api_key.name], Action.REVOKE if revoked else Action.UPDATE)
+        delete(revision.deleted_assignments)
+        delete(revision.deleted_policies)
+        delete(revision.deleted_groups)
+        delete(revision.deleted_keys)
