@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from limiter._accounts cimport Account
 from limiter._core cimport Core, RequestKey
+from limiter._guard cimport Guard
 from limiter._index cimport DenseIndex
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
@@ -38,7 +39,7 @@ cdef class Decider:
     cdef RequestTable asked    # recipients' request ids of one batch
 
     cdef bint answer(
-        self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms
+        self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms, Guard guard
     ) except -1
     cdef bint answer_check(self, int64_t now_ms) except -1
     cdef bint answer_commit(self, int64_t now_ms) except -1

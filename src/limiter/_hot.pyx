@@ -15,6 +15,7 @@ from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Committed, Core, RequestKey
+from limiter._guard cimport Guard
 from limiter._index cimport NO_INDEX, index_append, index_find, index_free
 from limiter._judge cimport ASK_DECISION, Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow, bind_inline
@@ -43,6 +44,12 @@ cdef enum:
     RESULT_FIXED_BYTES_MAX = 80
 
 cdef enum:
+    # What a caller needs; see `limiter.access.Permission`.
+    PERMISSION_CHECK = 1
+    PERMISSION_COMMIT = 2
+    PERMISSION_USAGE = 3
+
+cdef enum:
     # What the recipients of a batch are tried for.
     TRY_QUIETLY                # only to see how many pass
     TRY_TO_REPORT              # a CheckBatch
@@ -51,6 +58,15 @@ cdef enum:
 
 cdef inline const uint8_t* data_of(bytes request) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(request)
+
+
+cdef int permission_of(int method) noexcept:
+    # What the table of methods says too.
+    if method == METHOD_COMMIT or method == METHOD_COMMIT_BATCH:
+        return PERMISSION_COMMIT
+    if method == METHOD_GET_USAGE:
+        return PERMISSION_USAGE
+    return PERMISSION_CHECK
 
 
 def compile_at(compile_inline, place, limit):
@@ -79,7 +95,8 @@ cdef class Decider:
 
     Every method takes the serialized request and the instant of the decision (ms since the epoch),
     and returns the serialized response; the commits also return whether the response must wait
-    until everything appended so far is durable. Raises InvalidArgument and ResourceExhausted."""
+    until everything appended so far is durable. Where a `guard` is given it is asked first, and may
+    raise Unauthenticated and PermissionDenied. Raises InvalidArgument and ResourceExhausted."""
 
     def __cinit__(self, Core core not None, compile_inline, bint require_policy=False):
         self.core = core
@@ -97,53 +114,62 @@ cdef class Decider:
 
     # ------------------------------------------------------------ the methods
 
-    def check(self, bytes request not None, int64_t now_ms):
+    def check(self, bytes request not None, int64_t now_ms, Guard guard=None):
         """Check: what would Commit say now? Changes nothing."""
-        self.answer(METHOD_CHECK, data_of(request), PyBytes_GET_SIZE(request), now_ms)
+        self.answer(METHOD_CHECK, data_of(request), PyBytes_GET_SIZE(request), now_ms, guard)
         return self.out.take()
 
-    def commit(self, bytes request not None, int64_t now_ms):
+    def commit(self, bytes request not None, int64_t now_ms, Guard guard=None):
         """Commit: decides, and counts iff every enforced limit allows."""
         must_wait = self.answer(
-            METHOD_COMMIT, data_of(request), PyBytes_GET_SIZE(request), now_ms
+            METHOD_COMMIT, data_of(request), PyBytes_GET_SIZE(request), now_ms, guard
         )
         return self.out.take(), must_wait
 
-    def check_batch(self, bytes request not None, int64_t now_ms):
+    def check_batch(self, bytes request not None, int64_t now_ms, Guard guard=None):
         """CheckBatch: what would CommitBatch say now? Changes nothing."""
-        self.answer(METHOD_CHECK_BATCH, data_of(request), PyBytes_GET_SIZE(request), now_ms)
+        self.answer(METHOD_CHECK_BATCH, data_of(request), PyBytes_GET_SIZE(request), now_ms, guard)
         return self.out.take()
 
-    def commit_batch(self, bytes request not None, int64_t now_ms):
+    def commit_batch(self, bytes request not None, int64_t now_ms, Guard guard=None):
         """CommitBatch: decides the recipients in order, at one instant."""
         must_wait = self.answer(
-            METHOD_COMMIT_BATCH, data_of(request), PyBytes_GET_SIZE(request), now_ms
+            METHOD_COMMIT_BATCH, data_of(request), PyBytes_GET_SIZE(request), now_ms, guard
         )
         return self.out.take(), must_wait
 
-    def get_usage(self, bytes request not None, int64_t now_ms):
+    def get_usage(self, bytes request not None, int64_t now_ms, Guard guard=None):
         """GetUsage: how the counters stand that would apply to a template of an attempt."""
-        self.answer(METHOD_GET_USAGE, data_of(request), PyBytes_GET_SIZE(request), now_ms)
+        self.answer(METHOD_GET_USAGE, data_of(request), PyBytes_GET_SIZE(request), now_ms, guard)
         return self.out.take()
 
     cdef bint answer(
-        self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms
+        self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms, Guard guard
     ) except -1:
         # Leaves the reply in self.out; says whether it must wait until all is durable.
         now_ms = self.begin(now_ms)
+        if guard is not None:
+            guard.admit(permission_of(method), now_ms)
         if method == METHOD_CHECK:
             self.decoder.check(data, size)
+        elif method == METHOD_COMMIT:
+            self.decoder.commit(data, size)
+        elif method == METHOD_CHECK_BATCH:
+            self.decoder.check_batch(data, size)
+        elif method == METHOD_COMMIT_BATCH:
+            self.decoder.commit_batch(data, size)
+        else:
+            self.decoder.usage(data, size)
+        if guard is not None:
+            guard.admit_attempt(&self.decoder.request.attempt)
+        if method == METHOD_CHECK:
             return self.answer_check(now_ms)
         if method == METHOD_COMMIT:
-            self.decoder.commit(data, size)
             return self.answer_commit(now_ms)
         if method == METHOD_CHECK_BATCH:
-            self.decoder.check_batch(data, size)
             return self.answer_check_batch(now_ms)
         if method == METHOD_COMMIT_BATCH:
-            self.decoder.commit_batch(data, size)
             return self.answer_commit_batch(now_ms)
-        self.decoder.usage(data, size)
         return self.answer_usage(now_ms)
 
     # ------------------------------------------------------------ single attempts

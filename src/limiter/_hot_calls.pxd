@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from limiter._core cimport Core
+from limiter._guard cimport Guard
 from limiter._hot cimport Decider
 from limiter._http2 cimport Connection, HotHandler, Stream
 
@@ -27,6 +28,7 @@ cdef class HotCalls(HotHandler):
     cdef object committer
     cdef object clock
     cdef object absence        # why there is no engine
+    cdef object gate           # who lets callers in; None where nobody is asked
     cdef object faults         # what turns exceptions into trailers
     cdef Group group           # the newest that somebody waits for
     cdef uint64_t kicked       # the newest that is on its way to the disk, waited for or not
@@ -35,11 +37,14 @@ cdef class HotCalls(HotHandler):
     cdef size_t stream_count   # CommitStreams that are open
 
     cdef int64_t instant(self) except -1
+    cdef Guard guard_of(self, Connection connection, Stream* stream)
     cdef int admit(self) except -1
     cdef bint is_full(self) noexcept
     cdef int answer_unary(self, Connection connection, Stream* stream) except -1
     cdef int answer_stream(self, Connection connection, Stream* stream) except -1
-    cdef bint decide(self, Stream* stream, int method, size_t size) except -1
+    cdef bint decide(
+        self, Connection connection, Stream* stream, int method, size_t size
+    ) except -1
     cdef bint pending(self, Stream* stream) noexcept
     cdef int require_one_message(self, Stream* stream) except -1
     cdef int wait_for_group(self, Stream* stream, uint64_t count) except -1

@@ -13,6 +13,7 @@ not refused but read no further, which slows its client down.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
@@ -20,6 +21,7 @@ from libc.string cimport memcmp
 import time
 
 from limiter import bounds, errors
+from limiter._guard cimport Guard
 from limiter._hot cimport (
     METHOD_CHECK,
     METHOD_CHECK_BATCH,
@@ -34,6 +36,7 @@ from limiter._http2 cimport (
     Stream,
     stream_release,
 )
+from limiter._http2_bytes cimport bytes_append
 from limiter._http2_fields cimport PREFIX_BYTES, message_size, same
 
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
@@ -148,6 +151,7 @@ cdef class HotCalls(HotHandler):
         self.decider = engine.decider
         self.committer = engine.committer
         self.clock = engine.clock
+        self.gate = engine.gate
         self.group = None
         self.kicked = 0
 
@@ -217,6 +221,57 @@ cdef class HotCalls(HotHandler):
             return 0
         return connection.finish(stream, self.faults.deadline_exceeded())
 
+    cdef int identify(
+        self, Connection connection, Stream* stream, const uint8_t* shown, size_t size
+    ) except -1:
+        # A connection's calls show the same again and again: it is looked up once, and the guard
+        # says whether it is still good.
+        if self.gate is None:
+            return 0
+        if stream.credential != NULL:
+            found = self.gate.twice()
+        elif (
+            connection.guard is not None
+            and size
+            and connection.shown.size == size
+            and memcmp(connection.shown.data, shown, size) == 0
+            and (<Guard>connection.guard).ended is None
+        ):
+            found = connection.guard
+        else:
+            connection.guard = None
+            connection.shown.size = 0
+            try:
+                found = connection.guard = self.gate.guard_of_header(shown[:size])
+                bytes_append(&connection.shown, shown, size)
+            except Exception as error:
+                found = error
+        Py_XDECREF(stream.credential)
+        Py_INCREF(found)
+        stream.credential = <PyObject*>found
+        return 0
+
+    cdef Guard guard_of(self, Connection connection, Stream* stream):
+        # What guards the call; None where nobody is asked. Raises what it is to end with.
+        if self.gate is None:
+            return None
+        if stream.credential == NULL:
+            # Nothing is shown but, perhaps, a certificate, which is that of the connection.
+            if (
+                connection.shown.size
+                or connection.guard is None
+                or (<Guard>connection.guard).ended is not None
+            ):
+                connection.shown.size = 0
+                connection.guard = self.gate.guard_of_peer(connection.peer_certificate)
+            found = connection.guard
+            Py_INCREF(found)
+            stream.credential = <PyObject*>found
+        found = <object>stream.credential
+        if not isinstance(found, Guard):
+            raise found.with_traceback(None)
+        return <Guard>found
+
     cdef int receive(self, Connection connection, Stream* stream) except -1:
         try:
             if stream.method == METHOD_COMMIT_STREAM:
@@ -273,7 +328,7 @@ cdef class HotCalls(HotHandler):
         if connection.unsent_bytes > UNSENT_BYTES_MAX:
             raise overloaded("replies wait to be read")
         self.admit()
-        if self.decide(stream, stream.method, message_size(stream.received.data)):
+        if self.decide(connection, stream, stream.method, message_size(stream.received.data)):
             connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
             return self.wait_for_group(stream, 1)
         connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
@@ -300,7 +355,7 @@ cdef class HotCalls(HotHandler):
                     return self.wait_for_group(stream, 0)
                 self.admit()
                 size = message_size(stream.received.data)
-                must_wait = self.decide(stream, METHOD_COMMIT, size)
+                must_wait = self.decide(connection, stream, METHOD_COMMIT, size)
                 connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
                 connection.drop_received(stream, PREFIX_BYTES + size)
                 stream.unfinished_s = connection.active_s if stream.received.size else 0
@@ -329,11 +384,14 @@ cdef class HotCalls(HotHandler):
             return connection.finish(stream, None)
         return 0
 
-    cdef bint decide(self, Stream* stream, int method, size_t size) except -1:
+    cdef bint decide(
+        self, Connection connection, Stream* stream, int method, size_t size
+    ) except -1:
         # Decides the first message; the reply is in the decider. Whether it has to wait.
+        cdef Guard guard = self.guard_of(connection, stream)
         if stream.received.data[0] == 0:
             return self.decider.answer(
-                method, stream.received.data + PREFIX_BYTES, size, self.instant()
+                method, stream.received.data + PREFIX_BYTES, size, self.instant(), guard
             )
         plain = self.faults.inflated(
             stream.encoding == ENCODING_GZIP,
@@ -346,6 +404,7 @@ cdef class HotCalls(HotHandler):
             <const uint8_t*>PyBytes_AS_STRING(plain),
             PyBytes_GET_SIZE(plain),
             self.instant(),
+            guard,
         )
 
     # ------------------------------------------------------------ groups

@@ -31,6 +31,7 @@ cdef struct Stream:
     double unfinished_s        # since when the rest of a message is missing; 0 = none is
     PyObject* head             # owned list [path, (name, value), ...]; NULL for a hot call
     PyObject* call             # owned; what the server made of a cold call, or NULL
+    PyObject* credential       # owned; of a hot call: a Guard, why there is none, or NULL
     Bytes received             # framed messages that were not taken yet
     size_t held                # bytes received that the client may not replace yet
     # --- what is answered; offsets count from the first byte of the response
@@ -52,6 +53,9 @@ cdef class HotHandler:
     cdef int begin(self) except -1
     cdef int opened(self, Connection connection, Stream* stream) except -1
     cdef void closed(self, Stream* stream) noexcept
+    cdef int identify(
+        self, Connection connection, Stream* stream, const uint8_t* shown, size_t size
+    ) except -1
     cdef int receive(self, Connection connection, Stream* stream) except -1
     cdef int expire(self, Connection connection, Stream* stream) except -1
 
@@ -63,6 +67,8 @@ cdef class Connection(Session):
     cdef readonly double called_s    # when a call last began or ended
     cdef readonly size_t unread_bytes   # parts of requests that are not complete
     cdef readonly size_t unsent_bytes   # of replies
+    cdef Bytes shown                # the last value of `authorization` of a hot call ...
+    cdef object guard               # ... and the Guard for it, or None
 
     # --- what hot calls are answered by
     cdef int add_reply(self, Stream* stream, const uint8_t* data, size_t size) except -1

@@ -88,6 +88,7 @@ cdef void stream_release(Stream* stream) noexcept:
         return
     Py_XDECREF(stream.head)
     Py_XDECREF(stream.call)
+    Py_XDECREF(stream.credential)
     Py_XDECREF(stream.trailers)
     if (
         _spare_count < KEPT_MAX
@@ -135,6 +136,12 @@ cdef class HotHandler:
         # A hot call is over.
         pass
 
+    cdef int identify(
+        self, Connection connection, Stream* stream, const uint8_t* shown, size_t size
+    ) except -1:
+        # What the caller of a hot method shows as `authorization`.
+        return 0
+
     cdef int receive(self, Connection connection, Stream* stream) except -1:
         # More of a hot stream has come, or its end.
         return 0
@@ -155,6 +162,9 @@ cdef class Connection(Session):
         self.server = server
         self.hot = hot
         self.called_s = time.monotonic()
+
+    def __dealloc__(self):
+        free(self.shown.data)
 
     def connection_made(self, transport):
         """A client is there."""
@@ -305,6 +315,9 @@ cdef class Connection(Session):
                 stream.encoding = ENCODING_GZIP
             elif not same(value, value_size, b"identity"):
                 stream.encoding = ENCODING_UNKNOWN
+        elif stream.method:
+            if same(name, name_size, b"authorization"):
+                self.hot.identify(self, stream, value, value_size)
         elif stream.head != NULL:
             (<list>stream.head).append((name[:name_size], value[:value_size]))
         return 0

@@ -222,8 +222,10 @@ class KeyStore:
 
     # --- Changing ---------------------------------------------------------------------------------
 
-    def create(self, key: access.ApiKey, now_ms: int, author: str) -> tuple[access.ApiKey, Secret]:
-        """Makes a key that has been checked; the one with the times is returned.
+    def create(
+        self, key: access.ApiKey, now_ms: int, author: str, secret: Secret | None = None
+    ) -> tuple[access.ApiKey, Secret]:
+        """Makes a key that has been checked, with this secret or a new one; returns both.
 
         Raises `AlreadyExists` (the name, or the certificate's) and `ResourceExhausted`.
         """
@@ -241,7 +243,7 @@ class KeyStore:
                 " that one first",
             )
         key = replace(key, create_ms=now_ms, revoke_ms=None)
-        secret = Secret.make(access.key_id(key.name, "name"))
+        secret = secret or Secret.make(access.key_id(key.name, "name"))
         deleted = self._room(now_ms)
         self._commit(Change(now_ms, author, (StoredKey(key, secret.hash),), deleted))
         return key, secret

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -118,12 +118,15 @@ class Draft:
         check_etag(_get(self._current_assignments, name), name, etag)
         self.assignments[name] = None
 
-    def prune(self) -> None:
-        """Deletes every policy and every assignment that the draft does not put."""
+    def prune(self, scopes: Callable[[model.Scope], bool] = lambda _scope: True) -> None:
+        """Deletes every policy and every assignment that the draft does not put, of what belongs to
+        one of the `scopes`."""
         for name in self._current_policies:
-            self.policies.setdefault(name, None)
-        for name in self._current_assignments:
-            self.assignments.setdefault(name, None)
+            if scopes(model.Scope(model.account_of(name))):
+                self.policies.setdefault(name, None)
+        for name, assignment in self._current_assignments.items():
+            if scopes(assignment.scope):
+                self.assignments.setdefault(name, None)
 
     def field_of(self, name: str) -> str:
         """The path in the request of the resource that the draft puts."""

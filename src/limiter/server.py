@@ -45,12 +45,15 @@ from limiter._hot_calls import HotCalls
 from limiter.grpc_wire import Faults
 from limiter.history import History
 from limiter.journal import GroupCommitter, SequenceConflict
+from limiter.keys import KeyStore
 from limiter.native import NativeServer
+from limiter.operator_key import make_operator_key
 from limiter.policy import PolicyStore
 from limiter.service import cold, decision, reflection, status
 from limiter.service.authorization import Gate
 from limiter.service.decision import DecisionService, Engine
 from limiter.service.health import Health
+from limiter.service.revisions import Revisions
 from limiter.service.test_clock import TestClockServicer
 from limiter.store import DataFolder, LmdbJournal
 from limiter.tls import ServerFiles
@@ -84,10 +87,10 @@ class Config:
     `listen` is HOST:PORT, port 0 for any free one. `clock` is `system` or `driven`; a driven one
     stands at `clock_start_ms` (milliseconds since 1970) at first, or where the journal ends, or at
     the present. `accept_clock` serves although the system clock seems wrong. `require_policy`
-    denies where no policy is assigned. `insecure` allows to listen where others can reach it.
-    `tls_cert` and `tls_key` are PEM files and go together; clients must show a certificate of
-    `tls_client_ca` if that is given.
-    `journal_bytes_max` bounds the journal on disk.
+    denies where no policy is assigned. `require_keys` asks every caller for a key; where others can
+    reach the server that goes without saying, unless it is `insecure` or knows them by their
+    certificates. `tls_cert` and `tls_key` are PEM files and go together; clients must show a
+    certificate of `tls_client_ca` if that is given. `journal_bytes_max` bounds the journal on disk.
     """
 
     listen: str = "127.0.0.1:50051"
@@ -97,6 +100,7 @@ class Config:
     clock_start_ms: int | None = None
     accept_clock: bool = False
     require_policy: bool = False
+    require_keys: bool = False
     insecure: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -145,7 +149,8 @@ class _State:
         self.journal = journal
         self.policies = PolicyStore()
         self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
-        self.policies.connect(self.core)
+        self.keys = KeyStore()
+        self.revisions = Revisions(self.core, self.policies, self.keys)
         self.history = History(self.core, journal, _SHARD)
         self.core.recall_from(self.history)
         self.committer: GroupCommitter | None = None
@@ -170,7 +175,9 @@ class _State:
                 )
 
         begun_s = time.monotonic()
-        recovered = recovery.recover(self.journal, _SHARD, self.core, self.policies.restore, report)
+        recovered = recovery.recover(
+            self.journal, _SHARD, self.core, self.revisions.restore, report
+        )
         # Before anything is promised: is this a journal that can be written?
         self.journal.check_writable()
         _log.info(
@@ -199,7 +206,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._host, self._port = listening.parse(config.listen)
-        self._gate = Gate(demanded=False)
+        self._gate = Gate(config.require_keys)
         self._folder: DataFolder | None = None
         self._server: grpc.aio.Server | NativeServer | None = None
         self._clock: clock.Clock | None = None
@@ -229,11 +236,26 @@ class Server:
         """The port that the server listens on; the real one once it is started."""
         return self._port
 
+    @property
+    def warning(self) -> str:
+        """What an operator should know about who can do what here, if anything."""
+        if not self._gate.demanded and not self._knows_its_clients():
+            return (
+                "neither client certificates nor keys are in use: whoever reaches "
+                f"{self.address} may decide, commit and change policies"
+            )
+        if self._gate.demanded and self._config.tls is None:
+            return (
+                "TLS is not in use: keys travel in clear text, and whoever can listen to the "
+                f"traffic of {self.address} can use them"
+            )
+        return ""
+
     async def start(self) -> None:
         """Returns once calls are answered.
 
-        Raises FailedPrecondition (folder or port in use, a clock that cannot be right, listening
-        for others without leave), DataLoss (a damaged journal) and Unavailable (stopped).
+        Raises FailedPrecondition (folder or port in use, a clock that cannot be right or could be
+        moved by others), DataLoss (a damaged journal) and Unavailable (stopped).
         """
         try:
             await self._start()
@@ -281,12 +303,7 @@ class Server:
                 "clock: listen on a loopback address such as 127.0.0.1",
             )
         if exposed and not self._config.insecure and not self._knows_its_clients():
-            raise errors.FailedPrecondition(
-                "INSECURE",
-                f"{exposed[0]} can be reached from other machines, and nobody asks who calls: "
-                "listen on a loopback address such as 127.0.0.1, have clients show certificates "
-                "with --tls-client-ca, or allow it with --insecure",
-            )
+            self._gate.demanded = True
 
     def _knows_its_clients(self) -> bool:
         """Whether nobody gets in who has not shown who they are."""
@@ -385,16 +402,39 @@ class Server:
         assert self._clock is not None
         assert state.committer is not None
         self._state = state
+        await self._make_first_key(state)
         decider = Decider(state.core, kinds.compile_inline, self._config.require_policy)
-        self._decisions.attach(Engine(decider, state.core, state.committer, self._clock))
-        parts = cold.Parts(state.policies, state.core, state.journal, state.committer, self._clock)
+        self._gate.attach(state.keys, self._clock.now_ms)
+        gate = self._gate if self._gate.demanded else None
+        self._decisions.attach(Engine(decider, state.core, state.committer, self._clock, gate))
+        parts = cold.Parts(
+            policies=state.policies,
+            keys=state.keys,
+            revisions=state.revisions,
+            core=state.core,
+            journal=state.journal,
+            committer=state.committer,
+            clock=self._clock,
+        )
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
+
+    async def _make_first_key(self, state: _State) -> None:
+        """Where keys are asked for and nobody could make one, makes one and says where it is."""
+        assert self._clock is not None
+        assert state.committer is not None
+        if not self._gate.demanded:
+            return
+        path = make_operator_key(state.keys, self._config.data_dir, self._clock.now_ms())
+        if path is not None:
+            await state.committer.wait()
+            _log.warning("an operator's key, which may do everything, is in %s", path)
 
     def _lose(self, failure: errors.Unavailable) -> None:
         """A group could not be written: from this moment on nothing in memory counts."""
         state, self._state = self._state, None
         assert state is not None
         self._decisions.detach(failure)
+        self._gate.detach(failure)
         self._servicers = {}
         self._absence = failure
         _log.critical("journal failed: %s", failure.message)
@@ -514,12 +554,8 @@ async def _serve(config: Config) -> None:
         if stopped.is_set():
             return
         raise
-    if config.tls_client_ca is None:
-        _log.warning(
-            "neither client certificates nor keys are in use: whoever reaches %s may decide, "
-            "commit and change policies",
-            server.address,
-        )
+    if server.warning:
+        _log.warning("%s", server.warning)
     # The one line on standard output: programs wait for it.
     print(f"limiter serving on {server.address}", flush=True)
     await stopped.wait()

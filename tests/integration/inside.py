@@ -13,6 +13,7 @@ import pytest
 from limiter import errors
 from limiter.server import Config, Server
 from limiter.v1 import (
+    access_service_pb2_grpc,
     decision_service_pb2_grpc,
     policy_service_pb2_grpc,
     test_clock_service_pb2_grpc,
@@ -28,6 +29,7 @@ class Inside:
         self.channel = channel
         self.decisions = decision_service_pb2_grpc.DecisionServiceStub(channel)
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(channel)
+        self.access = access_service_pb2_grpc.AccessServiceStub(channel)
         self.test_clock = test_clock_service_pb2_grpc.TestClockServiceStub(channel)
 
 

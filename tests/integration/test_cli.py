@@ -187,12 +187,6 @@ def test_a_server_that_cannot_start_says_why(
     assert message in found.stderr
 
 
-def test_a_server_is_not_reachable_by_accident(tmp_path: Path) -> None:
-    exit_code, message = refused(tmp_path / "data", "--listen", "0.0.0.0:0")
-    assert exit_code == ExitCode.CONFLICT
-    assert "--insecure" in message
-
-
 def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
     file = Path(write(tmp_path, ""))
     exit_code, message = refused(file)

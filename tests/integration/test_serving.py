@@ -209,13 +209,15 @@ class TestExclusion:
 
 class TestExposure:
     @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
-    async def test_it_does_not_listen_for_others_without_leave(
-        self, data_dir: Path, listen: str
-    ) -> None:
-        error = await refused(data_dir, listen=listen, clock="system")
-        assert error.reason == "INSECURE"
-        assert "--insecure" in error.message
-        assert os.listdir(data_dir.parent) == []  # noqa: PTH208 - as short as it gets
+    async def test_it_asks_others_for_keys(self, data_dir: Path, listen: str) -> None:
+        async with serving(data_dir, listen=listen, clock="system") as inside:
+            address = f"localhost:{inside.server.port}"
+            async with grpc.aio.insecure_channel(address) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await decides(Inside(inside.server, channel))
+                assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "clear text" in inside.server.warning
+            assert (data_dir / "operator.key").stat().st_mode & 0o777 == 0o600
 
     async def test_with_leave_it_does(self, data_dir: Path) -> None:
         async with serving(data_dir, listen="0.0.0.0:0", clock="system", insecure=True) as inside:
@@ -362,6 +364,7 @@ class TestHealthAndReflection:
             health: Any = health_pb2_grpc.HealthStub(inside.channel)
             for name in (
                 "",
+                "limiter.v1.AccessService",
                 "limiter.v1.DecisionService",
                 "limiter.v1.PolicyService",
                 "limiter.v1.TestClockService",
@@ -387,7 +390,11 @@ class TestHealthAndReflection:
         async with serving(data_dir) as inside:
             channel: Any = inside.channel
             stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-            symbols = ["limiter.v1.DecisionService", "limiter.v1.PolicyService"]
+            symbols = [
+                "limiter.v1.AccessService",
+                "limiter.v1.DecisionService",
+                "limiter.v1.PolicyService",
+            ]
             requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
             requests += [
                 reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)

@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from limiter import bounds, errors
+from limiter._guard import Guard
 from limiter.clock import DrivenClock
 from limiter.journal import GroupCommitter, read_groups
 from limiter.service.decision import SERVICE, DecisionService, Engine
@@ -26,10 +27,10 @@ class Decider:
         self.source = source
         self.pending_bytes = 0
 
-    def check(self, request: bytes, now_ms: int) -> bytes:
+    def check(self, request: bytes, now_ms: int, guard: Guard | None = None) -> bytes:
         return self._reply(request, now_ms)
 
-    def commit(self, request: bytes, now_ms: int) -> tuple[bytes, bool]:
+    def commit(self, request: bytes, now_ms: int, guard: Guard | None = None) -> tuple[bytes, bool]:
         reply = self._reply(request, now_ms)
         self.source.append(request + b";")
         return reply, not request.startswith(b"-")

@@ -84,9 +84,13 @@ def serve(
     require_policy: Annotated[
         bool, typer.Option("--require-policy", help="Deny attempts that no policy is assigned to.")
     ] = False,
+    require_keys: Annotated[
+        bool,
+        typer.Option("--require-keys", help="Ask for keys on a loopback address too."),
+    ] = False,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", help="Listen where others can reach it, whoever they are."),
+        typer.Option("--insecure", help="Ask nobody for a key where others can reach it either."),
     ] = False,
     tls: TlsOptions,
 ) -> None:
@@ -106,6 +110,7 @@ def serve(
             clock_start_ms=parse_instant(clock_start) if clock_start else None,
             accept_clock=accept_clock,
             require_policy=require_policy,
+            require_keys=require_keys,
             insecure=insecure,
             **dataclasses.asdict(tls),
         )

@@ -78,9 +78,7 @@ def api_key_to_message(key: access.ApiKey) -> access_pb2.ApiKey:
     )
 
 
-def _time(
-    message: access_pb2.ApiKey, field: Literal["expire_time", "revoke_time"]
-) -> int | None:
+def _time(message: access_pb2.ApiKey, field: Literal["expire_time", "revoke_time"]) -> int | None:
     return ms_from_timestamp(getattr(message, field)) if message.HasField(field) else None
 
 

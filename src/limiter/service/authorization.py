@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 
-from limiter import errors, model, policy
+from limiter import errors, model, policy, tls
 from limiter._guard import Guard
 from limiter.access import ANONYMOUS, Caller, Permission
 from limiter.keys import KeyStore
@@ -215,8 +215,10 @@ class Gate:
         if rule is None:
             raise errors.PermissionDenied("METHOD_DENIED", f"nobody may call {path[:200]}")
         if rule.is_open or not self.demanded:
-            _caller.set(ANONYMOUS)
-            return Visit(rule, None, ANONYMOUS, self._now_ms)
+            names = _certificate_names(context.auth_context())
+            who = replace(ANONYMOUS, author=f"certificates/{names[0]}") if names else ANONYMOUS
+            _caller.set(who)
+            return Visit(rule, None, who, self._now_ms)
         guard = self.guard_of_context(context)
         guard.require(rule.permission or 0, self._now_ms())
         who = guard.caller
@@ -242,6 +244,10 @@ class Gate:
             return self.guard_of_header(shown[0])
         return self.guard_of_certificate(_certificate_names(context.auth_context()))
 
+    def twice(self) -> errors.Unauthenticated:
+        """The fault of who shows two values as `authorization`."""
+        return _malformed()
+
     def guard_of_header(self, shown: str | bytes) -> Guard:
         """The guard for the value of an `authorization` header. Raises like `guard_of_context`."""
         text = shown.decode("latin-1") if isinstance(shown, bytes) else shown
@@ -249,6 +255,10 @@ class Gate:
         if scheme.lower() != "bearer":
             raise _malformed()
         return self._found().guard_of_secret(key.strip(), self._now_ms())
+
+    def guard_of_peer(self, certificate: Mapping[str, Any] | None) -> Guard:
+        """The guard for a client's certificate, or for none. Raises like `guard_of_context`."""
+        return self.guard_of_certificate(_certificate_names(tls.auth_context(certificate, True)))
 
     def guard_of_certificate(self, names: Sequence[str]) -> Guard:
         """The guard for a client certificate with these names. Raises like `guard_of_context`."""

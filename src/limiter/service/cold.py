@@ -14,9 +14,13 @@ from typing import Any, Final
 from limiter._core import Core
 from limiter.clock import Clock
 from limiter.journal import GroupCommitter, Journal
+from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
+from limiter.service.access import SERVICE as ACCESS_SERVICE
+from limiter.service.access import AccessServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
+from limiter.service.revisions import Revisions
 
 __all__ = ["SERVICES", "ColdService", "Parts"]
 
@@ -26,6 +30,8 @@ class Parts:
     """What servicers work on; replaced as a whole when the state is recovered anew."""
 
     policies: PolicyStore
+    keys: KeyStore
+    revisions: Revisions
     core: Core
     journal: Journal
     committer: GroupCommitter
@@ -50,5 +56,12 @@ SERVICES: Final = (
         POLICY_SERVICE,
         PolicyServicer,
         lambda parts: PolicyServicer(parts.policies, parts.durable, parts.clock.now_ms),
+    ),
+    ColdService(
+        ACCESS_SERVICE,
+        AccessServicer,
+        lambda parts: AccessServicer(
+            parts.keys, parts.revisions.audit, parts.durable, parts.clock.now_ms
+        ),
     ),
 )

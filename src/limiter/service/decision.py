@@ -27,7 +27,9 @@ import grpc
 from grpc.aio import EOF
 
 from limiter import bounds, errors
+from limiter._guard import Guard
 from limiter.clock import Clock
+from limiter.service.authorization import Gate
 from limiter.service.status import abort
 from limiter.v1 import decision_service_pb2
 
@@ -41,19 +43,19 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class Decider(Protocol):
     """Decides requests of the wire's form; see `limiter._hot.Decider`."""
 
-    def check(self, request: bytes, now_ms: int) -> bytes:
+    def check(self, request: bytes, now_ms: int, guard: Guard | None) -> bytes:
         """A CheckRequest to its CheckResponse."""
 
-    def commit(self, request: bytes, now_ms: int) -> tuple[bytes, bool]:
+    def commit(self, request: bytes, now_ms: int, guard: Guard | None) -> tuple[bytes, bool]:
         """A CommitRequest to its CommitResponse, and whether that must wait to be durable."""
 
-    def check_batch(self, request: bytes, now_ms: int) -> bytes:
+    def check_batch(self, request: bytes, now_ms: int, guard: Guard | None) -> bytes:
         """A CheckBatchRequest to its CheckBatchResponse."""
 
-    def commit_batch(self, request: bytes, now_ms: int) -> tuple[bytes, bool]:
+    def commit_batch(self, request: bytes, now_ms: int, guard: Guard | None) -> tuple[bytes, bool]:
         """A CommitBatchRequest to its CommitBatchResponse, and whether that must wait."""
 
-    def get_usage(self, request: bytes, now_ms: int) -> bytes:
+    def get_usage(self, request: bytes, now_ms: int, guard: Guard | None) -> bytes:
         """A GetUsageRequest to its GetUsageResponse."""
 
 
@@ -83,6 +85,12 @@ class Engine:
     pending: Pending
     committer: Committer
     clock: Clock
+    # Lets callers in; None where nobody is asked who he is.
+    gate: Gate | None = None
+
+    def guard(self, context: Any) -> Guard | None:
+        """What guards the calls of one context. Raises what its call is to end with."""
+        return None if self.gate is None else self.gate.guard_of_context(context)
 
 
 class DecisionService:
@@ -132,7 +140,8 @@ class DecisionService:
         """Check: decides and changes nothing."""
         try:
             engine = self._admit()
-            return engine.decider.check(request, engine.clock.now_ms())
+            guard = engine.guard(context)
+            return engine.decider.check(request, engine.clock.now_ms(), guard)
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
@@ -140,7 +149,8 @@ class DecisionService:
         """Commit: decides, and answers once that is durable."""
         try:
             engine = self._admit()
-            reply, must_wait = engine.decider.commit(request, engine.clock.now_ms())
+            guard = engine.guard(context)
+            reply, must_wait = engine.decider.commit(request, engine.clock.now_ms(), guard)
             if must_wait:
                 await engine.committer.wait()
             else:
@@ -153,7 +163,8 @@ class DecisionService:
         """CheckBatch: decides all recipients at one instant and changes nothing."""
         try:
             engine = self._admit()
-            return engine.decider.check_batch(request, engine.clock.now_ms())
+            guard = engine.guard(context)
+            return engine.decider.check_batch(request, engine.clock.now_ms(), guard)
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
@@ -161,7 +172,8 @@ class DecisionService:
         """CommitBatch: decides all recipients at one instant, and answers once that is durable."""
         try:
             engine = self._admit()
-            reply, must_wait = engine.decider.commit_batch(request, engine.clock.now_ms())
+            guard = engine.guard(context)
+            reply, must_wait = engine.decider.commit_batch(request, engine.clock.now_ms(), guard)
             if must_wait:
                 await engine.committer.wait()
             else:
@@ -174,7 +186,8 @@ class DecisionService:
         """GetUsage: reports counters and changes nothing."""
         try:
             engine = self._admit()
-            return engine.decider.get_usage(request, engine.clock.now_ms())
+            guard = engine.guard(context)
+            return engine.decider.get_usage(request, engine.clock.now_ms(), guard)
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
@@ -244,6 +257,7 @@ class _Stream:
         cancelled has answered for all it decided.
         """
         end: _End = None
+        guard: Guard | None = None
         try:
             while True:
                 await self._window.acquire()
@@ -251,7 +265,9 @@ class _Stream:
                 if request is EOF:
                     break
                 engine = await self._service.admit_patiently()
-                reply, must_wait = engine.decider.commit(request, engine.clock.now_ms())
+                if guard is None:
+                    guard = engine.guard(self._context)
+                reply, must_wait = engine.decider.commit(request, engine.clock.now_ms(), guard)
                 if must_wait:
                     self._answers.put_nowait((reply, engine.committer.wait()))
                 else:

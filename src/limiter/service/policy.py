@@ -21,6 +21,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from limiter import bounds, errors, model
+from limiter.access import Caller
 from limiter.policy import Change, Draft, PolicyStore, Prepared
 from limiter.service import authorization, conversion
 from limiter.service.pages import Page, PageRequest
@@ -81,8 +82,8 @@ class PolicyServicer:
         self, request: policy_service_pb2.ListPoliciesRequest, context: _Context
     ) -> policy_service_pb2.ListPoliciesResponse:
         """Lists policies in the order of their names."""
-        page = _Page(request, "policies")
-        policies = self._store.list_policies(page.account, page.after, page.size + 1)
+        page = AccountPage(request, "policies")
+        policies = page.of(self._store.list_policies)
         await self._commit()
         return policy_service_pb2.ListPoliciesResponse(
             policies=[conversion.policy_to_message(policy) for policy in policies[: page.size]],
@@ -146,8 +147,8 @@ class PolicyServicer:
         self, request: policy_service_pb2.ListAssignmentsRequest, context: _Context
     ) -> policy_service_pb2.ListAssignmentsResponse:
         """Lists assignments in the order of their names."""
-        page = _Page(request, "assignments")
-        assignments = self._store.list_assignments(page.account, page.after, page.size + 1)
+        page = AccountPage(request, "assignments")
+        assignments = page.of(self._store.list_assignments)
         await self._commit()
         return policy_service_pb2.ListAssignmentsResponse(
             assignments=[
@@ -216,7 +217,7 @@ class PolicyServicer:
         for index, assignment in enumerate(assignments):
             draft.put_assignment(assignment, f"assignments[{index}]")
         if request.prune:
-            draft.prune()
+            draft.prune(authorization.caller().reaches_scope)
         prepared = await self._carry_out(draft, request.validate_only)
         made = prepared.revision is not None and not request.validate_only
         return policy_service_pb2.ApplyPoliciesResponse(
@@ -227,10 +228,22 @@ class PolicyServicer:
         """Checks the draft and, unless that is all, makes it so; returns once that is durable."""
         who = authorization.caller()
         prepared = self._store.prepare(draft, self._now_ms(), who.author)
+        _check_reach(who, prepared)
         if not validate_only:
             self._store.commit(prepared)
         await self._commit()
         return prepared
+
+
+def _check_reach(who: Caller, prepared: Prepared) -> None:
+    """Raises `PermissionDenied` for a change of what the caller has no say in."""
+    for policy in prepared.policies:
+        if not who.reaches_scope(model.Scope(model.account_of(policy.name))):
+            raise who.is_not_for("name", policy.name)
+    for change in prepared.assignments:
+        for assignment in (change.old, change.new):
+            if assignment is not None and not who.reaches_scope(assignment.scope):
+                raise who.is_not_for("assignment.scope", str(assignment.scope))
 
 
 def _require(request: Message, field: str) -> None:
@@ -306,12 +319,31 @@ class _ListRequest(PageRequest, Protocol):
     def parent(self) -> str: ...
 
 
-class _Page(Page):
-    """A page of the resources of `account` (as `PolicyStore.list_policies` has it)."""
+class AccountPage(Page):
+    """A page of a collection: of what one account has, or all that the caller may see."""
 
     def __init__(self, request: _ListRequest, collection: str) -> None:
-        self.account = model.parent_account(request.parent, "parent")
+        self._account = model.parent_account(request.parent, "parent")
+        self._collection = collection
         super().__init__(request, f"{collection} {request.parent}")
+
+    def of(self, resources: Callable[[str, str, int], list[_Item]]) -> list[_Item]:
+        """What is on the page and one more, if there is one. `resources` gives some of one account
+        (or of all) beyond a name, as `PolicyStore.list_policies` does."""
+        accounts = authorization.caller().accounts
+        if self._account != model.ALL_ACCOUNTS or accounts is None:
+            return resources(self._account, self.after, self.size + 1)
+        found: list[_Item] = []
+        # In the order of the names, which have a stroke behind the account.
+        for account in sorted(accounts, key=lambda each: f"{each}/"):
+            prefix = model.child_name(account, self._collection, "")
+            after = self.after if self.after.startswith(prefix) else ""
+            if self.after > prefix and not after:
+                continue
+            found += resources(account, after, self.size + 1 - len(found))
+            if len(found) > self.size:
+                break
+        return found
 
     def next_of(self, names: Sequence[str]) -> str:
         """The token of the page after this one, of which `names` holds one more than it shows if
