@@ -262,6 +262,8 @@ cdef class HotCalls(HotHandler):
                 or connection.guard is None
                 or (<Guard>connection.guard).ended is not None
             ):
+                # What fails leaves nothing behind that the next call could be taken for.
+                connection.guard = None
                 connection.shown.size = 0
                 connection.guard = self.gate.guard_of_peer(connection.peer_certificate)
             found = connection.guard

@@ -289,6 +289,9 @@ class RecordingContext:
     def __init__(self) -> None:
         self.aborted: list[tuple[Any, ...]] = []
 
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
     async def abort(self, *arguments: Any) -> None:
         self.aborted.append(arguments)
         raise grpc.aio.AbortError
