@@ -11,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import limiter
-from limiter.cli import bench, decisions, policies, serve, terminal
+from limiter.cli import access, bench, decisions, policies, serve, terminal, versions
 from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode, help_text
 from limiter.cli.options import expand_options
@@ -73,5 +73,10 @@ for _command in (
     decisions.commit,
     decisions.usage,
     bench.bench,
+    access.audit,
+    versions.clone,
+    versions.versions,
+    versions.rollback,
 ):
     app.command(_command.__name__)(expand_options(_command))
+app.add_typer(access.keys)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -13,6 +14,7 @@ from limiter.cli.errors import CommandError, Locate, explain
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.options import ClientOptions
 from limiter.v1 import (
+    access_service_pb2_grpc,
     decision_service_pb2_grpc,
     policy_pb2,
     policy_service_pb2,
@@ -27,6 +29,7 @@ class Connection:
 
     def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
         self.decisions = decision_service_pb2_grpc.DecisionServiceStub(channel)
+        self.access = access_service_pb2_grpc.AccessServiceStub(channel)
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(channel)
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
@@ -92,6 +95,42 @@ def open_channel(options: ClientOptions) -> grpc.Channel:
     return grpc.secure_channel(options.address, credentials, settings)
 
 
+class _KeyShower(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Shows a key with every call."""
+
+    def __init__(self, key: str) -> None:
+        self._shown = ("authorization", f"Bearer {key}")
+
+    def _call(self, proceed: Any, details: Any, request: Any) -> Any:
+        metadata = (*(details.metadata or ()), self._shown)
+        return proceed(details._replace(metadata=metadata), request)
+
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        """One request, one reply."""
+        return self._call(continuation, client_call_details, request)
+
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        """One request, a stream of replies."""
+        return self._call(continuation, client_call_details, request)
+
+
+def show_key(channel: grpc.Channel, key: str) -> grpc.Channel:
+    """The channel, on which every call shows the key: itself, or `@` and the file that holds it.
+    Raises CommandError for a file that cannot be read."""
+    if key.startswith("@"):
+        data = _read(Path(key[1:]), "--api-key") or b""
+        key = data.decode("utf-8", "replace").strip()
+    if not key:
+        return channel
+    if not (key.isascii() and key.isprintable()):
+        raise CommandError(ExitCode.USAGE, "--api-key: a key looks like lk_name_…")
+    return grpc.intercept_channel(channel, _KeyShower(key))
+
+
 def _read(path: Path | None, flag: str) -> bytes | None:
     if path is None:
         return None
@@ -106,7 +145,8 @@ def connect(options: ClientOptions, locate: Locate | None = None) -> Iterator[Co
     """A connection as `options` say. A failed call leaves it as CommandError; `locate` finds the
     place of a field in the user's file."""
     with open_channel(options) as channel:
+        shown = show_key(channel, options.api_key)
         try:
-            yield Connection(channel, options.timeout_s)
+            yield Connection(shown, options.timeout_s)
         except grpc.RpcError as error:
             raise explain(error, options.address, locate) from error

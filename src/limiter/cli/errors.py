@@ -26,6 +26,8 @@ EXIT_CODES: dict[grpc.StatusCode, ExitCode] = {
     grpc.StatusCode.FAILED_PRECONDITION: ExitCode.CONFLICT,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ExitCode.EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED: ExitCode.DEADLINE,
+    grpc.StatusCode.UNAUTHENTICATED: ExitCode.REFUSED,
+    grpc.StatusCode.PERMISSION_DENIED: ExitCode.REFUSED,
 }
 """The exit code of each status. What is not named is a FAILURE."""
 
@@ -35,6 +37,7 @@ _WAYS_OUT: dict[grpc.StatusCode, str] = {
         "The server may still have done it. Repeat a commit with the same --request-id; "
         "allow more time with --timeout."
     ),
+    grpc.StatusCode.UNAUTHENTICATED: "Show a key with --api-key or LIMITER_API_KEY.",
     grpc.StatusCode.UNIMPLEMENTED: "The server does not serve this: is it an older version?",
 }
 

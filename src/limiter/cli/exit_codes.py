@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     DEADLINE = 9
     DIFFERENT = 10
     DECLINED = 11
+    REFUSED = 12
 
 
 MEANINGS: dict[ExitCode, str] = {
@@ -35,6 +36,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.DEADLINE: "no answer within the timeout; whether a commit counted is unknown",
     ExitCode.DIFFERENT: "diff: the server differs from the file",
     ExitCode.DECLINED: "the question was answered with no; nothing was changed",
+    ExitCode.REFUSED: "no key was shown, one that is not good, or one that may not do this",
 }
 """One line for each code, as `--help` and the README print it."""
 

@@ -75,6 +75,16 @@ class ClientOptions:
             rich_help_panel="Connection and output",
         ),
     ] = None
+    api_key: Annotated[
+        str,
+        typer.Option(
+            "--api-key",
+            envvar="LIMITER_API_KEY",
+            metavar="KEY",
+            help="The key to show, or @FILE with it.",
+            rich_help_panel="Connection and output",
+        ),
+    ] = ""
     timeout_s: Annotated[
         float,
         typer.Option(

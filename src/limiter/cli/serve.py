@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ import typer
 from limiter import errors
 from limiter.cli.errors import EXIT_CODES, CommandError
 from limiter.cli.exit_codes import ExitCode
+from limiter.cli.instants import parse_instant
 from limiter.cli.options import DEFAULT_ADDRESS, expand_options
 
 
@@ -107,7 +107,7 @@ def serve(
             data_dir=data_dir,
             transport=transport.value,
             clock=clock.value,
-            clock_start_ms=parse_instant(clock_start) if clock_start else None,
+            clock_start_ms=parse_instant(clock_start, "--clock-start") if clock_start else None,
             accept_clock=accept_clock,
             require_policy=require_policy,
             require_keys=require_keys,
@@ -124,20 +124,3 @@ def serve(
         raise CommandError(code, error.message, f"  reason {error.reason}") from error
     except OSError as error:
         raise CommandError(ExitCode.FAILURE, f"the data folder {data_dir}: {error}") from error
-
-
-def parse_instant(text: str) -> int:
-    """An instant with its zone, as RFC 3339 has it, in milliseconds since the epoch.
-
-    Raises CommandError for anything else.
-    """
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
-        raise CommandError(
-            ExitCode.USAGE,
-            f"--clock-start: {text!r} is not an instant: write it as 2025-03-03T12:00:00Z",
-        )
-    return round(instant.timestamp() * 1000)

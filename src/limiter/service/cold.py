@@ -21,6 +21,7 @@ from limiter.service.access import AccessServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
 from limiter.service.revisions import Revisions
+from limiter.service.versions import VersionServicer
 
 __all__ = ["SERVICES", "ColdService", "Parts"]
 
@@ -56,6 +57,13 @@ SERVICES: Final = (
         POLICY_SERVICE,
         PolicyServicer,
         lambda parts: PolicyServicer(parts.policies, parts.durable, parts.clock.now_ms),
+    ),
+    ColdService(
+        POLICY_SERVICE,
+        VersionServicer,
+        lambda parts: VersionServicer(
+            parts.policies, parts.revisions.versions, parts.durable, parts.clock.now_ms
+        ),
     ),
     ColdService(
         ACCESS_SERVICE,

@@ -27,7 +27,7 @@ from limiter.service import authorization, conversion
 from limiter.service.pages import Page, PageRequest
 from limiter.v1 import policy_pb2, policy_service_pb2
 
-__all__ = ["SERVICE", "PolicyServicer"]
+__all__ = ["SERVICE", "AccountPage", "PolicyServicer", "carry_out", "new_name"]
 
 SERVICE: Final = policy_service_pb2.DESCRIPTOR.services_by_name["PolicyService"]
 
@@ -60,7 +60,7 @@ class PolicyServicer:
         self, request: policy_service_pb2.CreatePolicyRequest, context: _Context
     ) -> policy_pb2.Policy:
         """Creates a policy."""
-        name = _new_name(request.parent, "policies", request.policy_id, "policy_id")
+        name = new_name(request.parent, "policies", request.policy_id, "policy_id")
         _require(request, "policy")
         policy = replace(conversion.policy_from_message(request.policy, "policy"), name=name)
         policy.check("policy")
@@ -124,7 +124,7 @@ class PolicyServicer:
         self, request: policy_service_pb2.CreateAssignmentRequest, context: _Context
     ) -> policy_pb2.Assignment:
         """Creates an assignment."""
-        name = _new_name(request.parent, "assignments", request.assignment_id, "assignment_id")
+        name = new_name(request.parent, "assignments", request.assignment_id, "assignment_id")
         _require(request, "assignment")
         _refuse_unserved(request, "allow_partial_history")
         assignment = replace(conversion.assignment_from_message(request.assignment), name=name)
@@ -225,14 +225,24 @@ class PolicyServicer:
         )
 
     async def _carry_out(self, draft: Draft, validate_only: bool) -> Prepared:
-        """Checks the draft and, unless that is all, makes it so; returns once that is durable."""
-        who = authorization.caller()
-        prepared = self._store.prepare(draft, self._now_ms(), who.author)
-        _check_reach(who, prepared)
-        if not validate_only:
-            self._store.commit(prepared)
-        await self._commit()
-        return prepared
+        return await carry_out(self._store, self._commit, draft, self._now_ms(), validate_only)
+
+
+async def carry_out(
+    store: PolicyStore,
+    commit: Callable[[], Awaitable[None]],
+    draft: Draft,
+    now_ms: int,
+    validate_only: bool,
+) -> Prepared:
+    """Checks the draft and, unless that is all, makes it so; returns once that is durable."""
+    who = authorization.caller()
+    prepared = store.prepare(draft, now_ms, who.author)
+    _check_reach(who, prepared)
+    if not validate_only:
+        store.commit(prepared)
+    await commit()
+    return prepared
 
 
 def _check_reach(who: Caller, prepared: Prepared) -> None:
@@ -251,7 +261,8 @@ def _require(request: Message, field: str) -> None:
         raise model.missing(field, "it is required")
 
 
-def _new_name(parent: str, collection: str, resource_id: str, id_field: str) -> str:
+def new_name(parent: str, collection: str, resource_id: str, id_field: str) -> str:
+    """The name of a new resource in a collection of the parent. Raises `InvalidArgument`."""
     account = model.parent_account(parent, "parent")
     if account == model.ALL_ACCOUNTS:
         raise errors.InvalidArgument.for_field("parent", "- stands for all accounts; name one")

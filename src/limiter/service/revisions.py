@@ -17,6 +17,7 @@ from limiter.audit import Action, AuditLog
 from limiter.journal_v1 import revision_pb2
 from limiter.policy import PolicyStore
 from limiter.service import access_messages
+from limiter.versions import PolicyVersions, Version
 
 __all__ = ["Revisions"]
 
@@ -33,6 +34,7 @@ class Revisions:
 
     def __init__(self, core: _Core, policies: PolicyStore, api_keys: keys.KeyStore) -> None:
         self.audit = AuditLog()
+        self.versions = PolicyVersions()
         self._core = core
         self._policies = policies
         self._keys = api_keys
@@ -91,6 +93,11 @@ class Revisions:
         author = revision.author or "anonymous"
         put(group.name for group in revision.put_groups)
         put(policy.name for policy in revision.put_policies)
+        for policy in revision.put_policies:
+            data = policy.SerializeToString()
+            self.versions.note(Version(policy.name, revision.revision, time_ms, author, data))
+        for name in revision.deleted_policies:
+            self.versions.note(Version(name, revision.revision, time_ms, author, None))
         put(assignment.name for assignment in revision.put_assignments)
         for stored in revision.put_keys:
             revoked = stored.api_key.HasField("revoke_time")
