@@ -29,7 +29,7 @@ built_dev := $(VENV)/.built-dev
 .PHONY: help
 help: ## lists the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(built_run) ## starts a server and plays a real message trace through it
@@ -67,6 +67,11 @@ crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under l
 clients: $(built_dev) ## builds the clients in other languages and runs their story
 	scripts/client_toolchains.sh build/clients/toolchain
 	$(pytest) -m clients tests/clients
+
+.PHONY: conformance
+conformance: $(built_dev) ## other people's tests of HTTP/2 and gRPC servers, on the native transport
+	scripts/go_toolchain.sh tests/conformance/tools build/clients/toolchain
+	$(pytest) -m conformance tests/conformance
 
 .PHONY: bench
 bench: $(built_dev) ## the benchmarks, on this machine and this commit

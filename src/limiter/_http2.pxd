@@ -20,6 +20,7 @@ cdef struct Stream:
     Stream* previous
     # --- what was asked
     int method                 # hot: its number; 0 = a Python handler answers
+    int refusal                # the HTTP status of what is no gRPC; 0 = it is
     Encoding encoding
     bint is_post
     bint is_grpc
@@ -79,7 +80,7 @@ cdef class Connection(Session):
 
     cdef Stream* call_of(self, int32_t stream_id) noexcept
     cdef int deliver(self, Stream* stream) except -1
-    cdef int refuse(self, Stream* stream, bytes status) except -1
+    cdef int refuse(self, Stream* stream) except -1
     cdef int submit(self, Stream* stream, object headers) except -1
     cdef int wake(self, Stream* stream) except -1
     cdef int add_trailers(self, Stream* stream) except -1

@@ -29,6 +29,7 @@ from limiter._http2_fields cimport (
     write_prefix,
 )
 from limiter._http2_memory cimport KEPT_MAX
+from limiter._http2_session cimport END_OF_STREAM, END_WITH_TRAILERS, BodyEnd
 from limiter._nghttp2 cimport (
     NGHTTP2_NV_FLAG_NO_COPY_NAME,
     NGHTTP2_NV_FLAG_NO_COPY_VALUE,
@@ -325,11 +326,14 @@ cdef class Connection(Session):
     cdef int headers_complete(self, void* opened) except -1:
         cdef Stream* stream = <Stream*>opened
         if stream.header_bytes > HEADER_BYTES_MAX:
-            return self.refuse(stream, b"431")
-        if not stream.is_post:
-            return self.refuse(stream, b"405")
-        if not stream.is_grpc:
-            return self.refuse(stream, b"415")
+            stream.refusal = 431
+        elif not stream.is_post:
+            stream.refusal = 405
+        elif not stream.is_grpc:
+            stream.refusal = 415
+        if stream.refusal:
+            # Answered when all of it has come.
+            return 0
         if stream.encoding == ENCODING_UNKNOWN:
             return self.finish(stream, self.server.unknown_encoding())
         if _stream_count > STREAMS_MAX:
@@ -352,8 +356,8 @@ cdef class Connection(Session):
         self.consume_connection(size)
         if stream == NULL:
             return 0
-        if stream.answered:
-            # Nobody reads it any more. The client learns so when the answer is out.
+        if stream.answered or stream.refusal:
+            # Nobody reads it. The client learns so when the answer is out.
             return self.consume_stream(stream.id, size)
         bytes_append(&stream.received, data, size)
         stream.held += size
@@ -386,6 +390,8 @@ cdef class Connection(Session):
         cdef size_t offset = 0
         if stream.answered:
             return 0
+        if stream.refusal:
+            return self.refuse(stream)
         if stream.method:
             return self.hot.receive(self, stream)
         if stream.call == NULL:
@@ -429,12 +435,18 @@ cdef class Connection(Session):
 
     # ------------------------------------------------------------ streams: what goes out
 
-    cdef int refuse(self, Stream* stream, bytes status) except -1:
-        # Answers a request that is no gRPC with an HTTP status.
-        cdef nghttp2_nv[1] fields
+    cdef int refuse(self, Stream* stream) except -1:
+        # Answers a request that is no gRPC as HTTP does, with a line for people.
+        cdef nghttp2_nv[2] fields
+        cdef bytes line = b"limiter speaks gRPC: POST with content-type application/grpc\n"
+        cdef bytes status = str(stream.refusal).encode()
         fields[0] = field(b":status", status)
+        fields[1] = field(b"content-type", b"text/plain")
         stream.answered = stream.started = True
-        return self.respond(stream.id, fields, 1, False)
+        bytes_append(&stream.reply, PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+        self.unsent_bytes += stream.reply.size
+        stream.sendable = stream.reply.size
+        return self.respond(stream.id, fields, 2, True)
 
     cdef int add_reply(self, Stream* stream, const uint8_t* data, size_t size) except -1:
         # Adds one message to a reply; it is sent once it is released.
@@ -487,7 +499,7 @@ cdef class Connection(Session):
         return self.respond(stream.id, fields, count, False)
 
     cdef size_t read_body(
-        self, void* opened, uint8_t* out, size_t room, bint* is_last
+        self, void* opened, uint8_t* out, size_t room, BodyEnd* ended
     ) except? 0:
         cdef Stream* stream = <Stream*>opened
         cdef size_t size = min(room, <size_t>(stream.sendable - stream.sent))
@@ -500,7 +512,10 @@ cdef class Connection(Session):
                 bytes_drop(&stream.reply, <size_t>(stream.sent - stream.reply_start))
                 stream.reply_start = stream.sent
         if stream.answered and stream.sent == end:
-            is_last[0] = True
+            if stream.refusal:
+                ended[0] = END_OF_STREAM
+                return size
+            ended[0] = END_WITH_TRAILERS
             self.add_trailers(stream)
         elif size == 0:
             stream.deferred = True

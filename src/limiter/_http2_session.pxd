@@ -6,6 +6,11 @@ from limiter._http2_bytes cimport Bytes
 from limiter._http2_frames cimport Frames
 from limiter._nghttp2 cimport nghttp2_nv, nghttp2_session
 
+cdef enum BodyEnd:
+    END_NOT_YET
+    END_WITH_TRAILERS          # which were given
+    END_OF_STREAM
+
 cdef class Session:
     cdef nghttp2_session* session   # owned
     cdef object transport
@@ -22,6 +27,7 @@ cdef class Session:
     cdef bint paused                # the transport takes no more for now
     cdef bint dirty                 # on somebody's list of sessions to flush
     cdef bint closing
+    cdef bint has_cut_off           # it has ended a stream before the client did
     cdef bint is_at_odds            # the session ends for what the client did
     cdef bint is_thirsty            # `refill` wants to know when all is sent
     cdef bint has_said              # part of an answer has gone out since the last ping
@@ -43,7 +49,9 @@ cdef class Session:
     cdef int request_ended(self, void* stream) except -1
     cdef bint has_request_ended(self, void* stream) noexcept
     cdef int close_stream(self, void* stream) except -1
-    cdef size_t read_body(self, void* stream, uint8_t* out, size_t room, bint* is_last) except? 0
+    cdef size_t read_body(
+        self, void* stream, uint8_t* out, size_t room, BodyEnd* end
+    ) except? 0
     cdef bint refill(self) except -1
 
     # --- what it asks of the session
@@ -62,6 +70,7 @@ cdef class Session:
     cdef int close(self) except -1
 
     cdef int take_bytes(self, const uint8_t* data, size_t size) except -1
+    cdef int feed(self, const uint8_t* data, size_t size) except -1
     cdef int open_session(self) except -1
     cdef int check(self, Py_ssize_t code) except -1
     cdef int fail(self, object fault) noexcept

@@ -20,7 +20,7 @@ import time
 
 from limiter import bounds
 from limiter._http2_bytes cimport bytes_append
-from limiter._http2_frames cimport frames_take, is_between
+from limiter._http2_frames cimport frames_begin, frames_take, is_between
 from limiter._http2_memory cimport session_memory
 from limiter._nghttp2 cimport *
 
@@ -122,6 +122,7 @@ cdef int on_frame_send(
     if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         stream = self.stream_of(frame.hd.stream_id)
         if stream != NULL and not self.has_request_ended(stream):
+            self.has_cut_off = True
             return nghttp2_submit_rst_stream(
                 session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR
             )
@@ -150,15 +151,16 @@ cdef ssize_t on_body_wanted(
 ) noexcept:
     # Gives nghttp2 what may be sent of a response.
     cdef Session self = <Session>user_data
-    cdef bint is_last = False
+    cdef BodyEnd end = END_NOT_YET
     cdef size_t size
     try:
-        size = self.read_body(self.stream_of(stream_id), out, room, &is_last)
+        size = self.read_body(self.stream_of(stream_id), out, room, &end)
     except BaseException as fault:
         return self.fail(fault)
-    if is_last:
-        # Its trailers follow.
+    if end == END_WITH_TRAILERS:
         flags[0] = NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+    elif end == END_OF_STREAM:
+        flags[0] = NGHTTP2_DATA_FLAG_EOF
     elif size == 0:
         return NGHTTP2_ERR_DEFERRED
     return <ssize_t>size
@@ -235,18 +237,26 @@ cdef class Session:
         self.take_bytes(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef int take_bytes(self, const uint8_t* data, size_t size) except -1:
-        cdef ssize_t taken
-        if self.closing:
-            return 0
+        cdef size_t step
         self.active_s = time.monotonic()
-        frames_take(&self.frames, data, size)
+        frames_begin(&self.frames)
+        self.begin()
+        while size and not self.closing:
+            step = frames_take(&self.frames, data, size)
+            self.feed(data, step)
+            data += step
+            size -= step
         if is_between(&self.frames):
             self.unfinished_s = 0
         elif self.frames.has_begun or self.unfinished_s == 0:
             self.unfinished_s = self.active_s
+        return self.flush()
+
+    cdef int feed(self, const uint8_t* data, size_t size) except -1:
+        # The bytes that `frames` has just looked at.
+        cdef ssize_t taken
         if (self.frames.costly or self.frames.pings) and not self.is_calm():
             return self.part(NGHTTP2_ENHANCE_YOUR_CALM)
-        self.begin()
         self.reading = True
         taken = nghttp2_session_mem_recv(self.session, data, size)
         self.reading = False
@@ -257,7 +267,14 @@ cdef class Session:
         if taken < 0:
             # Not HTTP/2, or more than the session takes.
             return self.part(NGHTTP2_PROTOCOL_ERROR)
-        return self.flush()
+        if (
+            self.frames.suspect_id
+            and self.stream_of(self.frames.suspect_id) == NULL
+            # Once a stream was ended before the client did, more of it may be under way.
+            and not self.has_cut_off
+        ):
+            return self.part(NGHTTP2_STREAM_CLOSED)
+        return 0
 
     def eof_received(self):
         """The client has hung up."""
@@ -375,11 +392,11 @@ cdef class Session:
         return 0
 
     cdef size_t read_body(
-        self, void* stream, uint8_t* out, size_t room, bint* is_last
+        self, void* stream, uint8_t* out, size_t room, BodyEnd* end
     ) except? 0:
         # Writes what can be sent of its response, nothing until `resume` if there is nothing now;
-        # says whether that was all, after having given the trailers.
-        is_last[0] = True
+        # says whether that was all, after having given the trailers if there are any.
+        end[0] = END_OF_STREAM
         return 0
 
     cdef bint refill(self) except -1:
