@@ -126,6 +126,8 @@ cdef int on_frame_send(
             return nghttp2_submit_rst_stream(
                 session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR
             )
+        # Who takes answers may also ask and cancel a lot.
+        self.calm = min(CONTROL_FRAMES_MAX, self.calm + 1)
     return 0
 
 
@@ -136,9 +138,6 @@ cdef int on_stream_close(
     cdef void* stream = self.stream_of(stream_id)
     if stream == NULL:
         return 0
-    if error_code == NGHTTP2_NO_ERROR:
-        # Who takes answers may also ask and cancel a lot.
-        self.calm = min(CONTROL_FRAMES_MAX, self.calm + 1)
     try:
         return self.close_stream(stream)
     except BaseException as fault:

@@ -67,6 +67,8 @@ class Call:
         self._cancelled = False
         self._callbacks: list[Callable[[Any], None]] = []
         self._task = asyncio.get_running_loop().create_task(self._run())
+        # Not at the end of `_run`: a task that is cancelled before its first step never runs.
+        self._task.add_done_callback(self._over)
 
     # --- what the connection tells ----------------------------------------------------------------
 
@@ -236,6 +238,9 @@ class Call:
             ending = self._faults.trailers_of(error)
         self._done = True
         self._connection.end(self._stream_id, self._initial, ending)
+
+    def _over(self, _task: asyncio.Task[None]) -> None:
+        self._done = True
         for callback in self._callbacks:
             callback(self)
 

@@ -57,12 +57,17 @@ async def test_a_flood_ends_the_connection_and_nobody_elses(kind: str) -> None:
         assert (await neighbour.ask(ECHO, b"on")).body == framed(b"on")
 
 
-async def test_rapid_resets_end_the_connection() -> None:
-    async with served() as running:
+@pytest.mark.parametrize("code", [0, 8], ids=["no error", "cancel"])
+async def test_rapid_resets_end_the_connection(code: int) -> None:
+    async def wait(_request: bytes, _context: Any) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    async with served(Wait=wait) as running:
         async with connected(running.address) as client:
             for _ in range(FLOOD):
-                stream = await client.call(ECHO, framed(b""))
-                client.h2.reset_stream(stream)
+                stream = await client.call("/test.T/Wait", framed(b""))
+                client.h2.reset_stream(stream, code)
                 await client.push()
                 if client.is_closed:
                     break
