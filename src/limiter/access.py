@@ -126,7 +126,7 @@ class ApiKey:
         )
         self._check_accounts(field)
         for label, values in (("resources", self.resources), ("campaigns", self.campaigns)):
-            check_labels(values, f"{field}.{label}", bounds.KEY_LABELS_MAX)
+            model.check_labels(values, f"{field}.{label}", bounds.KEY_LABELS_MAX)
         if self.expire_ms is not None and not now_ms < self.expire_ms <= bounds.INSTANT_MS_MAX:
             raise errors.InvalidArgument.for_field(
                 f"{field}.expire_time", "lies in the future and before 2101, or is not set"
@@ -149,7 +149,7 @@ class ApiKey:
         model.check_count(len(self.accounts), bounds.KEY_ACCOUNTS_MAX, f"{field}.accounts")
         for index, account in enumerate(self.accounts):
             model.check_account(account, f"{field}.accounts[{index}]")
-        check_different(self.accounts, f"{field}.accounts")
+        model.check_different(self.accounts, f"{field}.accounts")
 
     @property
     def permissions(self) -> frozenset[Permission]:
@@ -170,27 +170,6 @@ class ApiKey:
             frozenset(self.campaigns),
             self.expire_ms,
         )
-
-
-def check_labels(values: tuple[str, ...], field: str, count_max: int) -> None:
-    """Raises `InvalidArgument` unless these are few different names of a dimension's values."""
-    model.check_count(len(values), count_max, field)
-    for index, value in enumerate(values):
-        if not value:
-            raise errors.InvalidArgument.for_field(f"{field}[{index}]", "is empty; leave it out")
-        model.check_bytes(value, f"{field}[{index}]", bounds.LABEL_BYTES_MAX)
-    check_different(values, field)
-
-
-def check_different(values: tuple[str, ...], field: str) -> None:
-    """Raises `InvalidArgument` about the second of two equal values."""
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if value in seen:
-            raise errors.InvalidArgument.for_field(
-                f"{field}[{index}]", "occurs twice; leave one of them out"
-            )
-        seen.add(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,6 +277,7 @@ class Policy:
     name: str
     display_name: str = ""
     limits: tuple[Limit, ...] = ()
+    access_groups: tuple[str, ...] = ()
     etag: str = ""
     create_ms: int = UNSTORED_MS
     update_ms: int = UNSTORED_MS
@@ -287,6 +288,7 @@ class Policy:
         check_bytes(self.display_name, f"{field}.display_name", bounds.DISPLAY_NAME_BYTES_MAX)
         check_bytes(self.etag, f"{field}.etag", bounds.ETAG_BYTES_MAX)
         check_count(len(self.limits), bounds.POLICY_LIMITS_MAX, f"{field}.limits")
+        self._check_groups(f"{field}.access_groups")
         first_with: dict[str, int] = {}
         for index, limit in enumerate(self.limits):
             limit.check(f"{field}.limits[{index}]")
@@ -305,11 +307,25 @@ class Policy:
 
     def same_content(self, other: Policy) -> bool:
         """Whether a client would see no difference but in etag and times."""
-        return (self.name, self.display_name, self.limits) == (
+        return (self.name, self.display_name, self.limits, self.access_groups) == (
             other.name,
             other.display_name,
             other.limits,
+            other.access_groups,
         )
+
+    def _check_groups(self, field: str) -> None:
+        check_count(len(self.access_groups), bounds.POLICY_GROUPS_MAX, field)
+        for index, name in enumerate(self.access_groups):
+            account = resource_account(name, f"{field}[{index}]", "groups", "group")
+            if not account or account != self.account:
+                raise _invalid(
+                    f"{field}[{index}]",
+                    f"{_shown(name)} is no group of the policy's own account; a policy that every"
+                    " account may use is not restricted, but its copy in an account can be",
+                )
+            if name in self.access_groups[:index]:
+                raise _invalid(f"{field}[{index}]", "occurs twice; leave one of them out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,9 +407,44 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Resources and campaigns of an account. `etag` and the times are the store's; empty and
+    unstored before."""
+
+    name: str
+    display_name: str = ""
+    resources: tuple[str, ...] = ()
+    campaigns: tuple[str, ...] = ()
+    etag: str = ""
+    create_ms: int = UNSTORED_MS
+    update_ms: int = UNSTORED_MS
+
+    def check(self, field: str) -> None:
+        """Raises `InvalidArgument` unless the name and all that is in the group are sound."""
+        group_account(self.name, f"{field}.name")
+        check_bytes(self.display_name, f"{field}.display_name", bounds.DISPLAY_NAME_BYTES_MAX)
+        check_bytes(self.etag, f"{field}.etag", bounds.ETAG_BYTES_MAX)
+        check_labels(self.resources, f"{field}.resources", bounds.GROUP_LABELS_MAX)
+        check_labels(self.campaigns, f"{field}.campaigns", bounds.GROUP_LABELS_MAX)
+
+    def same_content(self, other: Group) -> bool:
+        """Whether a client would see no difference but in etag and times."""
+        return (self.name, self.display_name, self.resources, self.campaigns) == (
+            other.name,
+            other.display_name,
+            other.resources,
+            other.campaigns,
+        )
+
+    def holds(self, scope: Scope) -> bool:
+        """Whether what the scope covers is in the group."""
+        return scope.resource in self.resources or scope.campaign in self.campaigns
+
+
+@dataclass(frozen=True, slots=True)
 class Revision:
-    """One change of policies and assignments as a whole, as the journal keeps it: what was put is
-    complete, with etag and times. `author` is who made it, as the audit has it."""
+    """One change of policies, assignments and groups as a whole, as the journal keeps it: what was
+    put is complete, with etag and times. `author` is who made it, as the audit has it."""
 
     number: int
     time_ms: int
@@ -402,6 +453,8 @@ class Revision:
     deleted_policies: tuple[str, ...] = ()
     deleted_assignments: tuple[str, ...] = ()
     author: str = ""
+    put_groups: tuple[Group, ...] = ()
+    deleted_groups: tuple[str, ...] = ()
 
 
 def check_count(count: int, count_max: int, field: str) -> None:
@@ -415,6 +468,25 @@ def check_bytes(text: str, field: str, size_max: int) -> None:
     size = len(text.encode())
     if size > size_max:
         raise _invalid(field, f"at most {size_max} bytes of UTF-8, not {size}")
+
+
+def check_labels(values: tuple[str, ...], field: str, count_max: int) -> None:
+    """Raises `InvalidArgument` unless these are few different names of a dimension's values."""
+    check_count(len(values), count_max, field)
+    for index, value in enumerate(values):
+        if not value:
+            raise _invalid(f"{field}[{index}]", "is empty; leave it out")
+        check_bytes(value, f"{field}[{index}]", bounds.LABEL_BYTES_MAX)
+    check_different(values, field)
+
+
+def check_different(values: tuple[str, ...], field: str) -> None:
+    """Raises `InvalidArgument` about the second of two equal values."""
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            raise _invalid(f"{field}[{index}]", "occurs twice; leave one of them out")
+        seen.add(value)
 
 
 def check_id(text: str, field: str) -> None:
@@ -448,7 +520,7 @@ def policy_account(name: str, field: str) -> str:
 
     Raises `InvalidArgument` about `field` unless the name has the form of a policy's.
     """
-    return _resource_account(name, field, "policies", "policy")
+    return resource_account(name, field, "policies", "policy")
 
 
 def assignment_account(name: str, field: str) -> str:
@@ -456,10 +528,26 @@ def assignment_account(name: str, field: str) -> str:
 
     Raises `InvalidArgument` about `field` unless the name has the form of an assignment's.
     """
-    return _resource_account(name, field, "assignments", "assignment")
+    return resource_account(name, field, "assignments", "assignment")
 
 
-def _resource_account(name: str, field: str, collection: str, singular: str) -> str:
+def group_account(name: str, field: str) -> str:
+    """The account of the group called `name`. Raises `InvalidArgument` about `field` unless the
+    name has the form of a group's."""
+    account = resource_account(name, field, "groups", "group")
+    if not account:
+        raise _invalid(
+            field,
+            f"{_shown(name)} names no account; a group is accounts/{{account}}/groups/{{group}}",
+        )
+    return account
+
+
+def resource_account(name: str, field: str, collection: str, singular: str) -> str:
+    """The account of the resource called `name` in such a collection, empty if it has none.
+
+    Raises `InvalidArgument` about `field` unless the name has that form.
+    """
     forms = f"{collection}/{{{singular}}} or accounts/{{account}}/{collection}/{{{singular}}}"
     if not name:
         raise missing(field, f"a name is {forms}")

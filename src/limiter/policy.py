@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from limiter import bounds, errors, model, resolution
+from limiter import bounds, errors, groups, model, resolution
 from limiter._kinds import Binding, Kind
 from limiter.resolution import AccountView, CompiledPolicy, Place, Placed
 from limiter.retention import EVERYBODY, KeptKinds, Preview, Use, UseChanges
 from limiter.service import conversion
 
-_Resource = TypeVar("_Resource", model.Policy, model.Assignment)
+_Resource = TypeVar("_Resource", model.Policy, model.Assignment, model.Group)
 
 
 class RevisionLog(Protocol):
@@ -59,6 +59,7 @@ class Prepared:
     assignments: tuple[Change[model.Assignment], ...]
     compiled: Mapping[str, CompiledPolicy] = field(default_factory=dict)
     kinds: Preview = field(default_factory=Preview)
+    groups: tuple[Change[model.Group], ...] = ()
 
 
 class Draft:
@@ -73,8 +74,11 @@ class Draft:
         policies: Mapping[str, model.Policy],
         assignments: Mapping[str, model.Assignment],
         base: int,
+        groups: Mapping[str, model.Group],
     ) -> None:
         self.base = base
+        self.groups: dict[str, model.Group | None] = {}
+        self._current_groups = groups
         self.policies: dict[str, model.Policy | None] = {}
         self.assignments: dict[str, model.Assignment | None] = {}
         self._current_policies = policies
@@ -118,9 +122,28 @@ class Draft:
         check_etag(_get(self._current_assignments, name), name, etag)
         self.assignments[name] = None
 
+    def create_group(self, group: model.Group) -> None:
+        """Adds a group whose name must be free."""
+        if group.name in self._current_groups:
+            raise already_exists(group.name)
+        self.groups[group.name] = group
+
+    def put_group(self, group: model.Group) -> None:
+        """Adds or replaces a group; if it has an etag, that version."""
+        check_etag(self._current_groups.get(group.name), group.name, group.etag)
+        self.groups[group.name] = group
+
+    def delete_group(self, name: str, etag: str = "") -> None:
+        """Deletes a group; if an etag is given, that version."""
+        check_etag(_get(self._current_groups, name), name, etag)
+        self.groups[name] = None
+
     def prune(self, scopes: Callable[[model.Scope], bool] = lambda _scope: True) -> None:
-        """Deletes every policy and every assignment that the draft does not put, of what belongs to
-        one of the `scopes`."""
+        """Deletes every policy, assignment and group that the draft does not put, of what belongs
+        to one of the `scopes`."""
+        for name in self._current_groups:
+            if scopes(model.Scope(model.account_of(name))):
+                self.groups.setdefault(name, None)
         for name in self._current_policies:
             if scopes(model.Scope(model.account_of(name))):
                 self.policies.setdefault(name, None)
@@ -168,7 +191,9 @@ def already_exists(name: str) -> errors.AlreadyExists:
     )
 
 
-def check_etag(current: model.Policy | model.Assignment | None, name: str, etag: str) -> None:
+def check_etag(
+    current: model.Policy | model.Assignment | model.Group | None, name: str, etag: str
+) -> None:
     """Raises `Aborted` if an etag is given and is not that of the current version."""
     if not etag:
         return
@@ -220,6 +245,8 @@ class PolicyStore:
         self._revision = 0
         self._policies: dict[str, model.Policy] = {}
         self._assignments: dict[str, model.Assignment] = {}
+        self._groups: dict[str, model.Group] = {}
+        self._group_names = NameIndex(self._groups)
         self._policy_names = NameIndex(self._policies)
         self._assignment_names = NameIndex(self._assignments)
         self._compiled: dict[str, CompiledPolicy] = {}
@@ -250,6 +277,15 @@ class PolicyStore:
     def assignment(self, name: str) -> model.Assignment:
         """The assignment called `name`. Raises `NotFound`."""
         return _get(self._assignments, name)
+
+    def group(self, name: str) -> model.Group:
+        """The group called `name`. Raises `NotFound`."""
+        return _get(self._groups, name)
+
+    def list_groups(self, account: str, after: str, count: int) -> list[model.Group]:
+        """Up to `count` groups, as `list_policies` does it."""
+        names = self._group_names.page(_name_prefix(account, "groups"), after, count)
+        return [self._groups[name] for name in names]
 
     def list_policies(self, account: str, after: str, count: int) -> list[model.Policy]:
         """Up to `count` policies in the order of their names, beyond the name `after`: those of the
@@ -291,7 +327,7 @@ class PolicyStore:
 
     def draft(self) -> Draft:
         """An empty edit of what is in force now."""
-        return Draft(self._policies, self._assignments, self._revision)
+        return Draft(self._policies, self._assignments, self._revision, self._groups)
 
     def prepare(self, draft: Draft, now_ms: int, author: str = "") -> Prepared:
         """What the draft changes at `now_ms`, checked as a whole; changes nothing.
@@ -303,11 +339,14 @@ class PolicyStore:
         number = self._revision + 1
         policies = _changes(draft.policies, self._policies, number, now_ms)
         assignments = _changes(draft.assignments, self._assignments, number, now_ms)
-        if not policies and not assignments:
+        groups_changed = _changes(draft.groups, self._groups, number, now_ms)
+        if not policies and not assignments and not groups_changed:
             return Prepared(None, self._revision, (), ())
         self._check_counts(policies, assignments)
         self._check_references(draft, policies, assignments)
         self._check_scopes(draft, assignments)
+        _check_room(groups_changed, len(self._groups), bounds.GROUPS_MAX, "groups")
+        self._check_access(draft, policies, assignments, groups_changed)
         revision = model.Revision(
             number,
             now_ms,
@@ -316,8 +355,10 @@ class PolicyStore:
             tuple(change.name for change in policies if change.new is None),
             tuple(change.name for change in assignments if change.new is None),
             author,
+            tuple(change.new for change in groups_changed if change.new is not None),
+            tuple(change.name for change in groups_changed if change.new is None),
         )
-        prepared = self._follow_up(revision, policies, assignments)
+        prepared = replace(self._follow_up(revision, policies, assignments), groups=groups_changed)
         self._kinds.check(prepared.kinds)
         return prepared
 
@@ -349,7 +390,10 @@ class PolicyStore:
             assignments = _restored(
                 revision.put_assignments, revision.deleted_assignments, self._assignments
             )
-            prepared = self._follow_up(revision, policies, assignments)
+            prepared = replace(
+                self._follow_up(revision, policies, assignments),
+                groups=_restored(revision.put_groups, revision.deleted_groups, self._groups),
+            )
         except KeyError as error:
             raise _unreadable(time_ms, f"{error} is not in force") from error
         if self._install(prepared) and self._log is not None:
@@ -388,6 +432,25 @@ class PolicyStore:
             users = self._assignments_of(policy) - changed
             if users:
                 raise policy_assigned(policy, users)
+
+    def _check_access(
+        self,
+        draft: Draft,
+        policies: Iterable[Change[model.Policy]],
+        assignments: Iterable[Change[model.Assignment]],
+        groups_changed: Iterable[Change[model.Group]],
+    ) -> None:
+        outcome = groups.Outcome(
+            {**self._groups, **draft.groups},
+            lambda name: draft.policies[name] if name in draft.policies else self._policies[name],
+            lambda account: self.list_policies(account, "", len(self._policies)),
+            lambda policy: [self._assignments[name] for name in self._assignments_of(policy)],
+        )
+        outcome.check(
+            [each.new for each in policies if each.new is not None],
+            {each.name: each.new for each in assignments},
+            [each.name for each in groups_changed],
+        )
 
     def _assignments_of(self, policy: str) -> set[str]:
         return {
@@ -494,6 +557,8 @@ class PolicyStore:
             touched.update(self._users.get(policy, ()))
         touched |= self._kinds.install(prepared.kinds)
         self._compiled.update(prepared.compiled)
+        _update(self._groups, prepared.groups)
+        self._group_names.changed(prepared.groups)
         _update(self._policies, prepared.policies)
         _update(self._assignments, prepared.assignments)
         self._policy_names.changed(prepared.policies)

@@ -190,8 +190,8 @@ WHOLE = "must be a whole number, but is"
         ),
         (
             "assignments:",
-            "groups: [{}]\nassignments:",
-            "20: groups: groups are not served yet: take this key out",
+            "groups: [{resource: web}]\nassignments:",
+            "20: groups[0]: unknown key resource: did you mean resources?",
         ),
         (
             "scope: null",

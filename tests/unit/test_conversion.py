@@ -238,12 +238,25 @@ def test_a_policy_names_the_place_of_its_limit() -> None:
     assert caught.value.violations[0].field == "policies[3].limits[1].cap"
 
 
-def test_access_groups_are_not_served_yet() -> None:
-    message = policy_pb2.Policy(name="policies/p", access_groups=["a"])
+@pytest.mark.parametrize(
+    ("policy", "groups", "index"),
+    [
+        ("policies/p", ["accounts/a/groups/g"], 0),
+        ("accounts/a/policies/p", ["accounts/b/groups/g"], 0),
+        ("accounts/a/policies/p", ["groups/g"], 0),
+        ("accounts/a/policies/p", ["accounts/a/groups/g", "accounts/a/policies/p"], 1),
+        ("accounts/a/policies/p", ["accounts/a/groups/g"] * 2, 1),
+    ],
+)
+def test_access_groups_are_different_ones_of_the_policys_account(
+    policy: str, groups: list[str], index: int
+) -> None:
+    message = policy_pb2.Policy(name=policy, access_groups=groups)
+    read = conversion.policy_from_message(message, "policy")
+    assert conversion.policy_to_message(read) == message
     with pytest.raises(errors.InvalidArgument) as caught:
-        conversion.policy_from_message(message, "policy")
-    assert caught.value.reason == "FIELD_NOT_SERVED"
-    assert caught.value.violations[0].field == "policy.access_groups"
+        read.check("policy")
+    assert caught.value.violations[0].field == f"policy.access_groups[{index}]"
 
 
 # --- Kinds ----------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ async def test_a_mask_says_what_is_replaced(
         ("a", "'a' is not a field", "INVALID_FIELD"),
         ("", "'' is not a field", "INVALID_FIELD"),
         ("*", "stands alone", "INVALID_FIELD"),
-        ("access_groups", "not served yet", "FIELD_NOT_SERVED"),
+        ("update_time", "update_time cannot be changed", "INVALID_FIELD"),
     ],
 )
 async def test_a_path_that_cannot_be_replaced(
@@ -569,7 +569,7 @@ async def test_what_a_set_assigns_must_not_be_pruned(bench: Bench) -> None:
             f'policies {{ name: "policies/a" {limit() + limit("b", -1)} }}',
             "policies[0].limits[1].cap.max_count",
         ),
-        ('policies { name: "policies/a" access_groups: "x" }', "policies[0].access_groups"),
+        ('policies { name: "policies/a" access_groups: "x" }', "policies[0].access_groups[0]"),
         (
             'assignments { name: "assignments/a" policy: "policies/a" }' * 2,
             "assignments[1].name",

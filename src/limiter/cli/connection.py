@@ -14,6 +14,8 @@ from limiter.cli.errors import CommandError, Locate, explain
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.options import ClientOptions
 from limiter.v1 import (
+    access_pb2,
+    access_service_pb2,
     access_service_pb2_grpc,
     decision_service_pb2_grpc,
     policy_pb2,
@@ -77,6 +79,23 @@ class Connection:
                 if not token:
                     break
         return policy_service_pb2.ListAssignmentsResponse(assignments=found)
+
+    def list_groups(self, parent: str) -> access_service_pb2.ListGroupsResponse:
+        """All pages of the groups of this parent, as one response."""
+        found: list[access_pb2.Group] = []
+        token = ""
+        while True:
+            page = self.access.ListGroups(
+                access_service_pb2.ListGroupsRequest(
+                    parent=parent, page_size=PAGE_SIZE, page_token=token
+                ),
+                timeout=self.remaining_s(),
+            )
+            found += page.groups
+            token = page.next_page_token
+            if not token:
+                break
+        return access_service_pb2.ListGroupsResponse(groups=found)
 
 
 def open_channel(options: ClientOptions) -> grpc.Channel:

@@ -55,12 +55,16 @@ def summary(changes: Sequence[policy_service_pb2.PolicyChange]) -> str:
 
 
 def _old(change: policy_service_pb2.PolicyChange) -> Message | None:
+    if change.HasField("old_group"):
+        return change.old_group
     if change.HasField("old_policy"):
         return change.old_policy
     return change.old_assignment if change.HasField("old_assignment") else None
 
 
 def _new(change: policy_service_pb2.PolicyChange) -> Message | None:
+    if change.HasField("new_group"):
+        return change.new_group
     if change.HasField("new_policy"):
         return change.new_policy
     return change.new_assignment if change.HasField("new_assignment") else None

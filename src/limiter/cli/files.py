@@ -18,7 +18,7 @@ import yaml
 from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.yaml_messages import Problem, Reader, unknown_key
-from limiter.v1 import policy_pb2
+from limiter.v1 import access_pb2, policy_pb2
 
 SIZE_MAX_BYTES = 16 << 20
 KEYS = ("policies", "assignments", "groups")
@@ -29,6 +29,7 @@ class PolicyFile:
     """What one file asks for. `lines` leads from a field's path to its line, from 1."""
 
     label: str
+    groups: tuple[access_pb2.Group, ...]
     policies: tuple[policy_pb2.Policy, ...]
     assignments: tuple[policy_pb2.Assignment, ...]
     lines: dict[str, int]
@@ -48,6 +49,7 @@ def load_policy_file(path: str) -> PolicyFile:
     """
     label, root = _parse(path)
     reader = Reader()
+    groups: list[access_pb2.Group] = []
     policies: list[policy_pb2.Policy] = []
     assignments: list[policy_pb2.Assignment] = []
     for key, key_node, value in reader.entries(root, ""):
@@ -58,12 +60,12 @@ def load_policy_file(path: str) -> PolicyFile:
             for inside, node in reader.items(value, key):
                 assignments.append(reader.message(node, policy_pb2.Assignment(), inside))
         elif key == "groups":
-            if reader.items(value, key):
-                reader.report(key_node, key, "groups are not served yet: take this key out")
+            for inside, node in reader.items(value, key):
+                groups.append(reader.message(node, access_pb2.Group(), inside))
         else:
             reader.report(key_node, "", unknown_key(key, list(KEYS)))
     _raise_problems(label, reader.problems)
-    return PolicyFile(label, tuple(policies), tuple(assignments), reader.lines)
+    return PolicyFile(label, tuple(groups), tuple(policies), tuple(assignments), reader.lines)
 
 
 def load_limits(path: str) -> list[policy_pb2.Limit]:

@@ -16,7 +16,7 @@ from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.files import PolicyFile, load_policy_file
 from limiter.cli.options import ClientOptions
-from limiter.v1 import policy_service_pb2
+from limiter.v1 import access_service_pb2, policy_service_pb2
 
 
 class ResourceKind(StrEnum):
@@ -26,12 +26,15 @@ class ResourceKind(StrEnum):
     ASSIGNMENTS = "assignments"
     POLICY = "policy"
     ASSIGNMENT = "assignment"
+    GROUPS = "groups"
+    GROUP = "group"
 
     @property
     def collection(self) -> str:
         """The collection's name in resource names."""
-        is_policy = self in (ResourceKind.POLICIES, ResourceKind.POLICY)
-        return "policies" if is_policy else "assignments"
+        if self in (ResourceKind.POLICIES, ResourceKind.POLICY):
+            return "policies"
+        return "groups" if self in (ResourceKind.GROUPS, ResourceKind.GROUP) else "assignments"
 
 
 FileOption = Annotated[
@@ -43,7 +46,7 @@ FileOption = Annotated[
 PruneOption = Annotated[
     bool,
     typer.Option(
-        "--prune", help="Also delete every policy and assignment that is not in the file."
+        "--prune", help="Also delete every policy, assignment and group that is not in the file."
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -101,7 +104,7 @@ def get(
     ] = "",
     account: AccountOption = "",
 ) -> None:
-    """Show policies or assignments."""
+    """Show policies, assignments or groups."""
     parents = [f"accounts/{account}"] if account else ["", "accounts/-"]
     with connect(client) as connection:
         if kind.collection == "policies":
@@ -112,6 +115,16 @@ def get(
             else:
                 policies = connection.list_policies(parents)
                 _print(client, policies, render.policies(policies.policies))
+        elif kind.collection == "groups":
+            if name:
+                group_request = access_service_pb2.GetGroupRequest(
+                    name=full_name(kind, name, account)
+                )
+                group = connection.access.GetGroup(group_request, timeout=connection.remaining_s())
+                _print(client, group, render.groups([group]))
+            else:
+                groups = connection.list_groups(parents[-1])
+                _print(client, groups, render.groups(groups.groups))
         elif name:
             this = policy_service_pb2.GetAssignmentRequest(name=full_name(kind, name, account))
             assignment = connection.policies.GetAssignment(this, timeout=connection.remaining_s())
@@ -130,7 +143,7 @@ def delete(
     yes: YesOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
 ) -> None:
-    """Delete one policy or assignment. A policy that is assigned cannot be deleted."""
+    """Delete one policy, assignment or group. A policy that is assigned cannot be deleted."""
     resource = full_name(kind, name, account)
     if not dry_run and not yes:
         _ask(f"Delete {resource} on {client.address}?")
@@ -138,6 +151,11 @@ def delete(
         if kind.collection == "policies":
             connection.policies.DeletePolicy(
                 policy_service_pb2.DeletePolicyRequest(name=resource, validate_only=dry_run),
+                timeout=connection.remaining_s(),
+            )
+        elif kind.collection == "groups":
+            connection.access.DeleteGroup(
+                access_service_pb2.DeleteGroupRequest(name=resource, validate_only=dry_run),
                 timeout=connection.remaining_s(),
             )
         else:
@@ -162,6 +180,7 @@ def _differences(
 ) -> policy_service_pb2.ApplyPoliciesResponse:
     return connection.policies.ApplyPolicies(
         policy_service_pb2.ApplyPoliciesRequest(
+            groups=wanted.groups,
             policies=wanted.policies,
             assignments=wanted.assignments,
             prune=prune,
@@ -177,7 +196,11 @@ def _apply(
     """`etag` is the revision that was shown: what is applied is what was agreed to."""
     return connection.policies.ApplyPolicies(
         policy_service_pb2.ApplyPoliciesRequest(
-            policies=wanted.policies, assignments=wanted.assignments, prune=prune, etag=etag
+            groups=wanted.groups,
+            policies=wanted.policies,
+            assignments=wanted.assignments,
+            prune=prune,
+            etag=etag,
         ),
         timeout=connection.remaining_s(),
     )

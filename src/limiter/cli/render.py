@@ -21,7 +21,7 @@ from limiter.cli.describe import (
     scope_in_words,
 )
 from limiter.cli.durations import in_table, in_words, retry_in_words
-from limiter.v1 import decision_pb2, decision_service_pb2, policy_pb2
+from limiter.v1 import access_pb2, decision_pb2, decision_service_pb2, policy_pb2
 
 _LABEL_WIDTH = 10
 
@@ -106,6 +106,17 @@ def assignments(found: Sequence[policy_pb2.Assignment]) -> RenderableType:
     for each in found:
         mandatory = "mandatory" if each.mandatory else ""
         table.add_row(Text(each.name), Text(scope_in_words(each)), Text(each.policy), mandatory)
+    return table
+
+
+def groups(found: Sequence[access_pb2.Group]) -> RenderableType:
+    """Groups of resources and campaigns, one row each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("group", "name", "resources", "campaigns"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        resources, campaigns = ", ".join(each.resources), ", ".join(each.campaigns)
+        table.add_row(*map(Text, (each.name, each.display_name, resources, campaigns)))
     return table
 
 

@@ -18,6 +18,7 @@ from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
+from limiter.service.groups import GroupServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
 from limiter.service.revisions import Revisions
@@ -64,6 +65,11 @@ SERVICES: Final = (
         lambda parts: VersionServicer(
             parts.policies, parts.revisions.versions, parts.durable, parts.clock.now_ms
         ),
+    ),
+    ColdService(
+        ACCESS_SERVICE,
+        GroupServicer,
+        lambda parts: GroupServicer(parts.policies, parts.durable, parts.clock.now_ms),
     ),
     ColdService(
         ACCESS_SERVICE,

@@ -20,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from limiter import bounds, errors, model, zones
 from limiter.journal_v1 import revision_pb2
-from limiter.v1 import attempt_pb2, policy_pb2
+from limiter.v1 import access_pb2, attempt_pb2, policy_pb2
 
 _Number = TypeVar("_Number", bound=IntEnum)
 
@@ -218,10 +218,9 @@ def kind_from_bytes(definition: bytes) -> model.CounterKind:
 
 def policy_from_message(message: policy_pb2.Policy, field: str) -> model.Policy:
     """The policy that a message describes, with its etag; output only times are ignored."""
-    if message.access_groups:
-        raise model.not_served(
-            f"{field}.access_groups", "access groups are not served yet; leave them out"
-        )
+    model.check_count(
+        len(message.access_groups), bounds.POLICY_GROUPS_MAX, f"{field}.access_groups"
+    )
     model.check_count(len(message.limits), bounds.POLICY_LIMITS_MAX, f"{field}.limits")
     return model.Policy(
         name=message.name,
@@ -230,6 +229,7 @@ def policy_from_message(message: policy_pb2.Policy, field: str) -> model.Policy:
             limit_from_message(limit, f"{field}.limits[{index}]")
             for index, limit in enumerate(message.limits)
         ),
+        access_groups=tuple(message.access_groups),
         etag=message.etag,
     )
 
@@ -240,6 +240,7 @@ def policy_to_message(policy: model.Policy) -> policy_pb2.Policy:
         name=policy.name,
         display_name=policy.display_name,
         limits=[limit_to_message(limit) for limit in policy.limits],
+        access_groups=policy.access_groups,
         etag=policy.etag,
         create_time=_stored_time(policy.create_ms),
         update_time=_stored_time(policy.update_ms),
@@ -279,6 +280,32 @@ def assignment_to_message(assignment: model.Assignment) -> policy_pb2.Assignment
     )
 
 
+def group_from_message(message: access_pb2.Group, field: str) -> model.Group:
+    """The group that a message describes, with its etag; output only times are ignored."""
+    model.check_count(len(message.resources), bounds.GROUP_LABELS_MAX, f"{field}.resources")
+    model.check_count(len(message.campaigns), bounds.GROUP_LABELS_MAX, f"{field}.campaigns")
+    return model.Group(
+        name=message.name,
+        display_name=message.display_name,
+        resources=tuple(message.resources),
+        campaigns=tuple(message.campaigns),
+        etag=message.etag,
+    )
+
+
+def group_to_message(group: model.Group) -> access_pb2.Group:
+    """The message that describes the group, with etag and times as far as it has them."""
+    return access_pb2.Group(
+        name=group.name,
+        display_name=group.display_name,
+        resources=group.resources,
+        campaigns=group.campaigns,
+        etag=group.etag,
+        create_time=_stored_time(group.create_ms),
+        update_time=_stored_time(group.update_ms),
+    )
+
+
 def _stored_time(instant_ms: int) -> Timestamp | None:
     return None if instant_ms == model.UNSTORED_MS else timestamp_from_ms(instant_ms)
 
@@ -296,6 +323,8 @@ def revision_to_bytes(revision: model.Revision) -> bytes:
         deleted_policies=revision.deleted_policies,
         deleted_assignments=revision.deleted_assignments,
         author=revision.author,
+        put_groups=[group_to_message(group) for group in revision.put_groups],
+        deleted_groups=revision.deleted_groups,
     ).SerializeToString(deterministic=True)
 
 
@@ -325,6 +354,15 @@ def revision_from_bytes(payload: bytes) -> model.Revision:
             deleted_policies=tuple(message.deleted_policies),
             deleted_assignments=tuple(message.deleted_assignments),
             author=message.author,
+            put_groups=tuple(
+                replace(
+                    group_from_message(group, f"put_groups[{index}]"),
+                    create_ms=ms_from_timestamp(group.create_time),
+                    update_ms=ms_from_timestamp(group.update_time),
+                )
+                for index, group in enumerate(message.put_groups)
+            ),
+            deleted_groups=tuple(message.deleted_groups),
         )
     except (errors.InvalidArgument, DecodeError) as error:
         raise ValueError(f"not a policy revision: {error}") from error

@@ -25,9 +25,9 @@ from limiter.access import Caller
 from limiter.policy import Change, Draft, PolicyStore, Prepared
 from limiter.service import authorization, conversion
 from limiter.service.pages import Page, PageRequest
-from limiter.v1 import policy_pb2, policy_service_pb2
+from limiter.v1 import access_pb2, policy_pb2, policy_service_pb2
 
-__all__ = ["SERVICE", "AccountPage", "PolicyServicer", "carry_out", "new_name"]
+__all__ = ["SERVICE", "AccountPage", "PolicyServicer", "carry_out", "masked", "new_name"]
 
 SERVICE: Final = policy_service_pb2.DESCRIPTOR.services_by_name["PolicyService"]
 
@@ -98,8 +98,12 @@ class PolicyServicer:
         _refuse_unserved(request, "allow_partial_history")
         model.policy_account(request.policy.name, "policy.name")
         sent = conversion.policy_from_message(request.policy, "policy")
-        given = {"display_name": sent.display_name, "limits": sent.limits}
-        fields = _masked(request.update_mask, request.policy, given)
+        given = {
+            "display_name": sent.display_name,
+            "limits": sent.limits,
+            "access_groups": sent.access_groups,
+        }
+        fields = masked(request.update_mask, request.policy, given)
         current = self._store.policy(sent.name)
         policy = replace(current, **fields, etag=sent.etag)
         policy.check("policy")
@@ -166,7 +170,7 @@ class PolicyServicer:
         model.assignment_account(request.assignment.name, "assignment.name")
         sent = conversion.assignment_from_message(request.assignment)
         given = {"policy": sent.policy, "mandatory": sent.mandatory}
-        fields = _masked(request.update_mask, request.assignment, given)
+        fields = masked(request.update_mask, request.assignment, given)
         current = self._store.assignment(sent.name)
         if request.assignment.HasField("scope") and sent.scope != current.scope:
             raise errors.InvalidArgument.for_field(
@@ -197,11 +201,14 @@ class PolicyServicer:
         self, request: policy_service_pb2.ApplyPoliciesRequest, context: _Context
     ) -> policy_service_pb2.ApplyPoliciesResponse:
         """Makes a whole set so in one revision."""
-        _refuse_unserved(request, "groups", "allow_partial_history")
+        _refuse_unserved(request, "allow_partial_history")
+        model.check_count(len(request.groups), bounds.GROUPS_MAX, "groups")
         model.check_count(len(request.policies), bounds.POLICIES_MAX, "policies")
         model.check_count(len(request.assignments), bounds.ASSIGNMENTS_MAX, "assignments")
         policies = await _read_slowly(request.policies, _read_policy)
         assignments = await _read_slowly(request.assignments, _read_assignment)
+        groups = await _read_slowly(request.groups, _read_group)
+        model.check_unique([group.name for group in groups], "groups")
         model.check_unique([policy.name for policy in policies], "policies")
         model.check_unique([assignment.name for assignment in assignments], "assignments")
         _check_scopes(assignments)
@@ -212,6 +219,8 @@ class PolicyServicer:
                 f" {self._store.revision}; read the policies again, or leave etag empty",
             )
         draft = self._store.draft()
+        for group in groups:
+            draft.put_group(group)
         for index, policy in enumerate(policies):
             draft.put_policy(policy, f"policies[{index}]")
         for index, assignment in enumerate(assignments):
@@ -247,9 +256,11 @@ async def carry_out(
 
 def _check_reach(who: Caller, prepared: Prepared) -> None:
     """Raises `PermissionDenied` for a change of what the caller has no say in."""
-    for policy in prepared.policies:
-        if not who.reaches_scope(model.Scope(model.account_of(policy.name))):
-            raise who.is_not_for("name", policy.name)
+    names = [change.name for change in prepared.groups]
+    names += [change.name for change in prepared.policies]
+    for name in names:
+        if not who.reaches_scope(model.Scope(model.account_of(name))):
+            raise who.is_not_for("name", name)
     for change in prepared.assignments:
         for assignment in (change.old, change.new):
             if assignment is not None and not who.reaches_scope(assignment.scope):
@@ -286,7 +297,7 @@ def _refuse_unserved(request: Message, *fields: str) -> None:
             raise model.not_served(field, "not served yet; leave it out")
 
 
-def _masked(mask: FieldMask, message: Message, given: Mapping[str, Any]) -> dict[str, Any]:
+def masked(mask: FieldMask, message: Message, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the `given` values of fields that the mask selects.
 
     Without a mask the ones that `message` sets are selected. Raises `InvalidArgument` for a path
@@ -309,8 +320,6 @@ def _bad_path(
     known = " and ".join(given)
     if path == "*":
         rule = "* selects everything and stands alone"
-    elif top == "access_groups":
-        return model.not_served(field, "access_groups are not served yet")
     elif top in given:
         rule = f"a part of {top} cannot be replaced; name {top} and send it complete"
     elif top in message.DESCRIPTOR.fields_by_name:
@@ -390,6 +399,12 @@ def _read_assignment(message: policy_pb2.Assignment, index: int) -> model.Assign
     return assignment
 
 
+def _read_group(message: access_pb2.Group, index: int) -> model.Group:
+    group = conversion.group_from_message(message, f"groups[{index}]")
+    group.check(f"groups[{index}]")
+    return group
+
+
 def _check_scopes(assignments: Sequence[model.Assignment]) -> None:
     first_on: dict[model.Scope, int] = {}
     for index, assignment in enumerate(assignments):
@@ -405,6 +420,15 @@ def _check_scopes(assignments: Sequence[model.Assignment]) -> None:
 
 
 def _changes_to_messages(prepared: Prepared) -> list[policy_service_pb2.PolicyChange]:
+    groups = [
+        policy_service_pb2.PolicyChange(
+            action=_action(change),
+            name=change.name,
+            old_group=_group_message(change.old),
+            new_group=_group_message(change.new),
+        )
+        for change in prepared.groups
+    ]
     policies = [
         policy_service_pb2.PolicyChange(
             action=_action(change),
@@ -423,7 +447,11 @@ def _changes_to_messages(prepared: Prepared) -> list[policy_service_pb2.PolicyCh
         )
         for change in prepared.assignments
     ]
-    return policies + assignments
+    return groups + policies + assignments
+
+
+def _group_message(group: model.Group | None) -> access_pb2.Group | None:
+    return None if group is None else conversion.group_to_message(group)
 
 
 def _policy_message(policy: model.Policy | None) -> policy_pb2.Policy | None:

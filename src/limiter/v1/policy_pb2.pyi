@@ -666,8 +666,9 @@ class Policy(_message.Message):
 
     @_builtins.property
     def access_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The groups of resources and campaigns that the policy may be assigned to. Not served yet:
-        refused.
+        """The names of the groups of resources and campaigns that the policy may be assigned to, of its
+        own account, at most 64. Empty: it may be assigned to anything. A policy that every account may
+        use has none.
         """
 
     @_builtins.property

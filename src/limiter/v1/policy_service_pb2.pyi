@@ -170,8 +170,8 @@ class UpdatePolicyRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to replace: `display_name` and `limits`. Not set: those that `policy` sets; `*`:
-        all of them.
+        """Which fields to replace: `display_name`, `limits` and `access_groups`. Not set: those that
+        `policy` sets; `*`: all of them.
         """
 
     def __init__(
@@ -438,7 +438,9 @@ class ApplyPoliciesRequest(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_HISTORY_FIELD_NUMBER: _builtins.int
     prune: _builtins.bool
-    """Whether to delete every policy and assignment, of all accounts, that is not in the set."""
+    """Whether to delete every policy, assignment and group that is not in the set, of all accounts
+    that the caller may change.
+    """
     etag: _builtins.str
     """The revision that the caller has seen, as text. Empty: any."""
     validate_only: _builtins.bool
@@ -457,7 +459,7 @@ class ApplyPoliciesRequest(_message.Message):
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.Group]:
-        """The groups, complete, each with its `name`. Not served yet: refused."""
+        """The groups, complete, each with its `name`."""
 
     def __init__(
         self,
@@ -480,7 +482,7 @@ Global___ApplyPoliciesRequest: _TypeAlias = ApplyPoliciesRequest  # noqa: Y015
 
 @_typing.final
 class PolicyChange(_message.Message):
-    """One difference that a set of policies and assignments makes."""
+    """One difference that a set of policies, assignments and groups makes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -517,10 +519,12 @@ class PolicyChange(_message.Message):
     NEW_POLICY_FIELD_NUMBER: _builtins.int
     OLD_ASSIGNMENT_FIELD_NUMBER: _builtins.int
     NEW_ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    OLD_GROUP_FIELD_NUMBER: _builtins.int
+    NEW_GROUP_FIELD_NUMBER: _builtins.int
     action: Global___PolicyChange.Action.ValueType
     """What happens to the resource."""
     name: _builtins.str
-    """The name of the policy or assignment."""
+    """The name of the policy, assignment or group."""
     @_builtins.property
     def old_policy(self) -> _policy_pb2.Policy:
         """The policy as it was. Set if a policy is changed or deleted."""
@@ -537,6 +541,14 @@ class PolicyChange(_message.Message):
     def new_assignment(self) -> _policy_pb2.Assignment:
         """The assignment as it becomes. Set if an assignment is created or changed."""
 
+    @_builtins.property
+    def old_group(self) -> _access_pb2.Group:
+        """The group as it was. Set if a group is changed or deleted."""
+
+    @_builtins.property
+    def new_group(self) -> _access_pb2.Group:
+        """The group as it becomes. Set if a group is created or changed."""
+
     def __init__(
         self,
         *,
@@ -546,10 +558,12 @@ class PolicyChange(_message.Message):
         new_policy: _policy_pb2.Policy | None = ...,
         old_assignment: _policy_pb2.Assignment | None = ...,
         new_assignment: _policy_pb2.Assignment | None = ...,
+        old_group: _access_pb2.Group | None = ...,
+        new_group: _access_pb2.Group | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["new_assignment", b"new_assignment", "new_policy", b"new_policy", "old_assignment", b"old_assignment", "old_policy", b"old_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new_assignment", b"new_assignment", "new_group", b"new_group", "new_policy", b"new_policy", "old_assignment", b"old_assignment", "old_group", b"old_group", "old_policy", b"old_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "name", b"name", "new_assignment", b"new_assignment", "new_policy", b"new_policy", "old_assignment", b"old_assignment", "old_policy", b"old_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "name", b"name", "new_assignment", b"new_assignment", "new_group", b"new_group", "new_policy", b"new_policy", "old_assignment", b"old_assignment", "old_group", b"old_group", "old_policy", b"old_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,8 +581,8 @@ class ApplyPoliciesResponse(_message.Message):
     """The revision that now holds: a new one iff something changed."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyChange]:
-        """The differences: policies before assignments, each in the order of their names. What stays as
-        it is does not occur.
+        """The differences: groups before policies before assignments, each in the order of their names.
+        What stays as it is does not occur.
         """
 
     def __init__(

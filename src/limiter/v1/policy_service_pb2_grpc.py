@@ -245,6 +245,8 @@ class PolicyServiceServicer:
         - `INVALID_ARGUMENT`: a field breaks a rule, or the scope is not inside the parent.
         - `NOT_FOUND`: there is no such policy to assign.
         - `ALREADY_EXISTS`: the name is taken, or the scope has an assignment that is not mandatory.
+        - `FAILED_PRECONDITION`: the scope is in none of the policy's access groups (reason
+        `ACCESS_GROUPS`).
         - `RESOURCE_EXHAUSTED`: there are as many assignments as there may be, or some account would
         have too many kinds of counter.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
