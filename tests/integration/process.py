@@ -32,7 +32,8 @@ _PROGRAM = """
 import json, pathlib, sys
 from limiter import errors, server
 settings = json.loads(sys.argv[1])
-settings["data_dir"] = pathlib.Path(settings["data_dir"])
+for name in {"data_dir", "tls_cert", "tls_key", "tls_client_ca"} & set(settings):
+    settings[name] = pathlib.Path(settings[name])
 try:
     server.serve(server.Config(**settings))
 except errors.LimiterError as error:
@@ -62,7 +63,12 @@ class ServerProcess:
         settings = filled(settings)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, json.dumps({"data_dir": str(data_dir), **settings})],
+            [
+                sys.executable,
+                "-c",
+                _PROGRAM,
+                json.dumps({"data_dir": data_dir, **settings}, default=str),
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
