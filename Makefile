@@ -54,14 +54,21 @@ lint: $(built_dev) ## ruff, mypy, cython-lint and buf
 	$(bin)/buf format --diff --exit-code
 
 .PHONY: torture
-torture: $(built_dev) ## many more random examples and 100 crashes; takes long
+torture: $(built_dev) ## many more random examples, calls and bytes, and 100 crashes; takes long
 	HYPOTHESIS_PROFILE=torture $(pytest) --timeout 3600 -n $(WORKERS) tests/model
 	$(MAKE) crash
+	$(MAKE) holds-out LIMITER_CALLS=10000000 LIMITER_FUZZ_SECONDS=600
 
 .PHONY: crash
 crash: export LIMITER_CRASH_ROUNDS ?= 100
 crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under load
 	$(pytest) --timeout 3600 tests/crash
+
+.PHONY: holds-out
+holds-out: export LIMITER_CALLS ?= 1000000
+holds-out: export LIMITER_FUZZ_SECONDS ?= 90
+holds-out: $(built_dev) ## floods the transport with calls, bad clients and random bytes
+	$(pytest) -m torture tests/torture
 
 .PHONY: clients
 clients: $(built_dev) ## builds the clients in other languages and runs their story
