@@ -35,6 +35,10 @@ from limiter.v1 import (
 __all__ = ["figures"]
 
 ROUNDS: Final = 5
+ACCOUNTS: Final = 100_000
+
+# The scale below which a run only shows that it runs.
+SMOKE: Final = 0.1
 SERVICE: Final = "/limiter.v1.DecisionService"
 
 # People of an account, its messages, messages to one person. Nobody reaches them: what is measured
@@ -142,7 +146,7 @@ class Measured:
     def run(self, **changes: Any) -> load.Measurement:
         """A load of `limiter bench`. Raises RuntimeError if any call of it failed."""
         settings = {
-            "accounts": self.count(100_000),
+            "accounts": ACCOUNTS if self._scale >= SMOKE else self.count(ACCOUNTS),
             "distribution": "uniform",
             "duration_s": max(0.3, 3.0 * self._scale),
             "warmup_s": 0.5 * self._scale,
@@ -203,9 +207,9 @@ async def echo_by_python(rounds: Rounds, count: int, repeats: int) -> None:
 
 
 def measure(scale: float) -> Rounds:
-    """All rounds; fewer and shorter ones below full scale."""
+    """All rounds, shorter ones below full scale, and a single one for a smoke test."""
     rounds = Rounds()
-    repeats = ROUNDS if scale >= 1 else 1
+    repeats = 1 if scale < SMOKE else ROUNDS
     with ExitStack() as stack:
         targets: dict[str, Any] = {"redis": None, "nghttpd": None}
         for name, serving in (("redis", rivals.redis_server), ("nghttpd", rivals.nghttpd)):

@@ -4,9 +4,9 @@ In: a Plan and the address of a server. Out: a Measurement. The calls themselves
 `limiter._load`; here connections are opened, time is kept and counts are read.
 
 The steps of a run: all connections are opened; the load warms up, at least until every account was
-addressed once, so that none is new any more; it is measured; it stops, and what is under way is
-waited for. Latencies are those of all calls that began while it was measured, however late their
-answers; the rate is that of the answers within the time.
+addressed once (unless by batches), so that none is new any more; it is measured; it stops, and what
+is under way is waited for. Latencies are those of all calls that began while it was measured,
+however late their answers; the rate is that of the answers within the time.
 
 What always holds: every call that was sent is accounted for as allowed, denied or failed, and a
 run in which the counts do not agree raises.

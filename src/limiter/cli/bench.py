@@ -128,7 +128,7 @@ class LoadOptions:
         typer.Option(
             "--warmup",
             metavar="SECONDS",
-            help="Before it counts; at least until each account was addressed.",
+            help="Before it counts; without batches, at least until each account was addressed.",
             rich_help_panel=_PACE,
         ),
     ] = 2.0
