@@ -15,7 +15,7 @@ from random import Random
 from statistics import median
 from typing import Final, TypeAlias, TypeVar
 
-from limiter import bounds, kinds, model
+from limiter import bounds, kinds, model, zones
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter.policy import PolicyStore
@@ -124,7 +124,7 @@ class Engine:
         store = PolicyStore()
         core = Core(digest_key, store.bind, kinds.define_kind)
         store.connect(core)
-        return cls(core, store, Decider(core, kinds.compile_inline))
+        return cls(core, store, Decider(core, kinds.compile_inline, zones.zone))
 
     def fill(
         self,

@@ -233,7 +233,7 @@ cdef class Accounts:
         cdef int state_room = KINDS_MAX - account.state_count
         fresh = set()
         used = set()
-        for rule in rules.rules:
+        for rule in rules.counting:
             slot = self.state_of(account, &(<Rule>rule).kind.rules)
             if slot < 0:
                 fresh.add((<Rule>rule).kind)

@@ -28,6 +28,11 @@ cdef void unit_bounds(
     const ZoneRules* zone, int unit, int64_t at_ms, int64_t* start_ms, int64_t* end_ms
 ) noexcept nogil
 
+# What else looks at the clock asks these.
+cdef int offset_number(const ZoneRules* zone, int64_t at_ms) noexcept nogil
+cdef int64_t day_of(const ZoneRules* zone, int64_t at_ms) noexcept nogil
+cdef int64_t day_start_ms(const ZoneRules* zone, int64_t day) noexcept nogil
+
 cdef int64_t unit_start_ms(WindowRules* window, int64_t at_ms) noexcept nogil
 
 cdef class Zone:

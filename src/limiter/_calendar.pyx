@@ -132,6 +132,21 @@ cdef void unit_bounds(
     end_ms[0] = first_instant_ms(zone, next_day * DAY_MS)
 
 
+cdef int offset_number(const ZoneRules* zone, int64_t at_ms) noexcept nogil:
+    # Which of the zone's offsets holds at at_ms.
+    return segment_at(zone, at_ms)
+
+
+cdef int64_t day_of(const ZoneRules* zone, int64_t at_ms) noexcept nogil:
+    # The day (since 1970-01-01) that at_ms falls into, as the calendar's days have it.
+    return floor_to(latest_local_ms(zone, at_ms), DAY_MS) // DAY_MS
+
+
+cdef int64_t day_start_ms(const ZoneRules* zone, int64_t day) noexcept nogil:
+    # The first instant of a day.
+    return first_instant_ms(zone, day * DAY_MS)
+
+
 cdef int64_t window_first_ms(WindowRules* window, int64_t at_ms) noexcept nogil:
     # The first instant that is inside the window that ends at at_ms.
     cdef int64_t start

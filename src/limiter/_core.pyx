@@ -386,12 +386,12 @@ cdef class Core:
         if inline_rules is None:
             return 0
         self.accounts.require_inline_room(account, inline_rules, now_ms)
-        for rule in inline_rules.rules:
+        for rule in inline_rules.counting:
             slot = self.accounts.state_of(account, rule.row.kind)
             if slot >= 0:
                 # Before another takes its place.
                 account.states[slot].last_used_ms = now_ms
-        for rule in inline_rules.rules:
+        for rule in inline_rules.counting:
             if self.accounts.state_of(account, rule.row.kind) < 0:
                 place = self.accounts.place_for_inline(account, now_ms)
                 memset(&event, 0, sizeof(Event))

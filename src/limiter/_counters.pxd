@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from limiter._distinct cimport DistinctCounter
 from limiter._kinds cimport KindRules
 from limiter._messages cimport Addition, MessageCounter
+from limiter._pause cimport PauseCounter
 from limiter._subject cimport Subject
 
 cdef struct CounterKey:
@@ -15,6 +16,7 @@ cdef struct CounterKey:
 cdef union Counter:
     MessageCounter messages
     DistinctCounter distinct
+    PauseCounter pause
 
 cdef struct KeyedCounter:
     CounterKey key             # both zero = free
@@ -34,7 +36,7 @@ cdef struct Undo:
     # What one count changed, for take_back.
     int slot                   # of the kind's state in the account
     CounterKey key
-    Addition addition          # of a message counter
+    Addition addition          # of a message counter or a pause
     uint32_t index             # of a distinct counter ...
     int64_t before_ms          # ... and that member's instant before, NEVER_MS = none
 

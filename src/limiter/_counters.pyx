@@ -25,6 +25,7 @@ from limiter._messages cimport (
     messages_free,
     messages_undo,
 )
+from limiter._pause cimport pause_add, pause_expire, pause_free, pause_undo
 from limiter._prefetch cimport prefetch
 from limiter._siphash cimport Digest, SipKey, siphash128
 from limiter._subject cimport Subject
@@ -33,12 +34,15 @@ from limiter._types cimport (
     DIMENSION_CONTACT,
     MEASURE_ADDRESSES,
     MEASURE_MESSAGES,
+    MEASURE_RUN,
 )
 
 
 cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil:
     if kind.measure == MEASURE_MESSAGES:
         messages_free(&counter.messages)
+    elif kind.measure == MEASURE_RUN:
+        pause_free(&counter.pause)
     else:
         distinct_free(&counter.distinct)
 
@@ -46,6 +50,8 @@ cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil:
 cdef inline bint is_empty(const KindRules* kind, const Counter* counter) noexcept nogil:
     if kind.measure == MEASURE_MESSAGES:
         return counter.messages.used == 0
+    if kind.measure == MEASURE_RUN:
+        return counter.pause.newest.size == 0
     return counter.distinct.live == 0
 
 
@@ -120,6 +126,8 @@ cdef void counter_prefetch(const KindState* state) noexcept nogil:
     # Has what the only counter of a kind without dimensions owns loaded.
     if state.kind.measure == MEASURE_MESSAGES:
         prefetch(state.single.messages.newest.entries)
+    elif state.kind.measure == MEASURE_RUN:
+        prefetch(state.single.pause.newest.entries)
     else:
         distinct_prefetch(&state.single.distinct)
 
@@ -134,7 +142,11 @@ cdef Counter* find_counter(KindState* state, const Subject* subject) noexcept no
 
 cdef int expire(KindState* state, Counter* counter, int64_t now_ms) except -1 nogil:
     # Brings the counter to now_ms, which is not before any instant it has seen.
-    cdef int64_t first_ms = window_first_ms(state.kind.window, now_ms)
+    cdef int64_t first_ms
+    if state.kind.measure == MEASURE_RUN:
+        pause_expire(&counter.pause, state.kind.window, now_ms)
+        return 0
+    first_ms = window_first_ms(state.kind.window, now_ms)
     if state.kind.measure == MEASURE_MESSAGES:
         messages_expire(&counter.messages, first_ms)
         return 0
@@ -203,6 +215,10 @@ cdef int count(
         return messages_add(
             &counter.messages, state.kind.window, now_ms, subject.message_count, &undo.addition
         )
+    if state.kind.measure == MEASURE_RUN:
+        return pause_add(
+            &counter.pause, state.kind.window, now_ms, subject.message_count, &undo.addition
+        )
     undo.index = subject.contact_index
     fresh = subject.fresh_contact
     if state.kind.measure == MEASURE_ADDRESSES:
@@ -219,5 +235,8 @@ cdef int take_back(KindState* state, const Undo* undo) except -1 nogil:
     cdef Counter* counter = find_by_key(state, &undo.key)
     if state.kind.measure == MEASURE_MESSAGES:
         messages_undo(&counter.messages, &undo.addition)
+        return 0
+    if state.kind.measure == MEASURE_RUN:
+        pause_undo(&counter.pause, &undo.addition)
         return 0
     return distinct_restore(&counter.distinct, state.kind.window, undo.index, undo.before_ms)

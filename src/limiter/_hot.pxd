@@ -5,12 +5,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from limiter._accounts cimport Account
 from limiter._core cimport Core, RequestKey
 from limiter._guard cimport Guard
+from limiter._hours cimport ZoneTable
 from limiter._index cimport DenseIndex
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
 from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestTable
 from limiter._subject cimport Subject
+from limiter._types cimport Slice
 from limiter._wire cimport Decoder, OutBuffer
 
 cdef enum:
@@ -33,6 +35,7 @@ cdef class Decider:
     cdef RequestKeys request_keys
     cdef Judge judge_alone     # judges a batch as if nothing else had been sent
     cdef object compile_inline
+    cdef ZoneTable zones       # that attempts name
     cdef dict inline_cache     # serialized inline limits -> InlineRules
     cdef bint require_policy
     cdef DenseIndex seen       # who a batch has been addressed to so far
@@ -49,7 +52,10 @@ cdef class Decider:
     cdef int validate_batch(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except -1
-    cdef void turn_to(self, Subject* subject, uint32_t i, bint digests) noexcept
+    cdef int prepare(self, Subject* subject) except -1
+    cdef int set_zone(self, Subject* subject, Slice name, int recipient) except -1
+    cdef int address_to(self, Subject* subject, uint32_t i) except -1
+    cdef int turn_to(self, Subject* subject, uint32_t i, bint digests) except -1
     cdef int require_own_id(self, const RequestKey* key, uint32_t i) except -1
     cdef int require_reply_room(self, BoundPlan plan, InlineRules rules) except -1
     cdef int commit_each(

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import final
 
+from limiter._calendar import Zone
 from limiter._core import Core
 from limiter._guard import Guard
 from limiter._kinds import Rule
@@ -8,7 +9,11 @@ from limiter._kinds import Rule
 @final
 class Decider:
     def __new__(
-        cls, core: Core, compile_inline: Callable[[bytes], Rule], require_policy: bool = False
+        cls,
+        core: Core,
+        compile_inline: Callable[[bytes], Rule],
+        find_zone: Callable[[str, str], Zone],
+        require_policy: bool = False,
     ) -> Decider: ...
     def check(self, request: bytes, now_ms: int, guard: Guard | None = None) -> bytes: ...
     def commit(

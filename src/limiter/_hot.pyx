@@ -16,6 +16,7 @@ from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Committed, Core, RequestKey
 from limiter._guard cimport Guard
+from limiter._hours cimport ZoneTable
 from limiter._index cimport NO_INDEX, index_append, index_find, index_free
 from limiter._judge cimport ASK_DECISION, Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow, bind_inline
@@ -31,6 +32,7 @@ from limiter._types cimport (
     VIEW_BASIC,
     VIEW_FULL,
     Recipient,
+    Slice,
 )
 from limiter._wire cimport Decoder, OutBuffer, Request
 
@@ -90,21 +92,25 @@ def compile_at(compile_inline, place, limit):
 
 @cython.final
 cdef class Decider:
-    """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule or raises
-    InvalidArgument; with `require_policy` an attempt that no assignment covers is denied.
+    """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule and
+    `find_zone(name, field)` the Zone that a contact lives in, or they raise InvalidArgument; with
+    `require_policy` an attempt that no assignment covers is denied.
 
     Every method takes the serialized request and the instant of the decision (ms since the epoch),
     and returns the serialized response; the commits also return whether the response must wait
     until everything appended so far is durable. Where a `guard` is given it is asked first, and may
     raise Unauthenticated and PermissionDenied. Raises InvalidArgument and ResourceExhausted."""
 
-    def __cinit__(self, Core core not None, compile_inline, bint require_policy=False):
+    def __cinit__(
+        self, Core core not None, compile_inline, find_zone, bint require_policy=False
+    ):
         self.core = core
         self.decoder = Decoder()
         self.out = OutBuffer()
         self.judge_alone = Judge()
         self.request_keys = RequestKeys(core)
         self.compile_inline = compile_inline
+        self.zones = ZoneTable(find_zone)
         self.inline_cache = {}
         self.require_policy = require_policy
 
@@ -178,7 +184,7 @@ cdef class Decider:
         cdef Subject subject
         cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
-        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.prepare(&subject)
         self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
         self.out.check_response(&self.core.judge.decision, view)
         return False
@@ -190,7 +196,7 @@ cdef class Decider:
         cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
         key = self.request_keys.single(&self.decoder.request, rules)
-        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.prepare(&subject)
         self.core.commit(
             &subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
         )
@@ -205,7 +211,7 @@ cdef class Decider:
 
     cdef bint answer_usage(self, int64_t now_ms) except -1:
         cdef Subject subject
-        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.prepare(&subject)
         self.core.usage(&subject, None, now_ms)
         self.out.usage_response(self.core.judge.results, self.core.judge.count)
         return False
@@ -219,7 +225,7 @@ cdef class Decider:
         cdef bint whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
         memset(&none, 0, sizeof(RequestKey))
         rules = self.inline_rules()
-        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.prepare(&subject)
         self.validate_batch(&subject, rules, &none, now_ms)
         if not (whole and self.reject_whole(&subject, rules, &none, now_ms, False, &counts)):
             self.try_each(
@@ -235,7 +241,7 @@ cdef class Decider:
         cdef bint whole = self.decoder.request.atomicity == ATOMICITY_ALL_OR_NOTHING
         rules = self.inline_rules()
         batch = self.request_keys.batch(&self.decoder.request, rules)
-        self.core.prepare(&self.decoder.request.attempt, &subject)
+        self.prepare(&subject)
         self.validate_batch(&subject, rules, &batch, now_ms)
         if not (whole and self.reject_whole(&subject, rules, &batch, now_ms, True, &counts)):
             self.commit_each(&subject, rules, &batch, now_ms, &counts)
@@ -294,13 +300,29 @@ cdef class Decider:
             )
         return 0
 
-    cdef void turn_to(self, Subject* subject, uint32_t i, bint digests) noexcept:
+    cdef int turn_to(self, Subject* subject, uint32_t i, bint digests) except -1:
         # Makes the subject one of the recipients; without digests only as to which fields it has.
         cdef Recipient* recipient = &self.decoder.request.recipients[i]
         if digests:
-            self.core.address_to(subject, recipient.contact, recipient.address)
-        else:
-            self.core.present_to(subject, recipient.contact, recipient.address)
+            return self.address_to(subject, i)
+        self.core.present_to(subject, recipient.contact, recipient.address)
+        return self.set_zone(subject, recipient.contact_time_zone, i)
+
+    cdef int address_to(self, Subject* subject, uint32_t i) except -1:
+        # Makes the subject one of the recipients.
+        cdef Recipient* recipient = &self.decoder.request.recipients[i]
+        self.core.address_to(subject, recipient.contact, recipient.address)
+        return self.set_zone(subject, recipient.contact_time_zone, i)
+
+    cdef int set_zone(self, Subject* subject, Slice name, int recipient) except -1:
+        # Sets where the contact lives. Raises InvalidArgument where there is no such zone.
+        subject.zone = self.zones.rules_of(name, recipient) if name.size else NULL
+        return 0
+
+    cdef int prepare(self, Subject* subject) except -1:
+        # Makes the request's attempt a subject.
+        self.core.prepare(&self.decoder.request.attempt, subject)
+        return self.set_zone(subject, self.decoder.request.attempt.contact_time_zone, -1)
 
     cdef int require_own_id(self, const RequestKey* key, uint32_t i) except -1:
         # Raises InvalidArgument when another recipient of the batch has the same id, but asks for
@@ -373,7 +395,7 @@ cdef class Decider:
         memset(counts, 0, sizeof(BatchCounts))
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
-            self.core.address_to(subject, recipient.contact, recipient.address)
+            self.address_to(subject, i)
             if request.exclude_duplicates and self.is_duplicate(subject):
                 counts.duplicate += 1
                 self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
@@ -451,7 +473,7 @@ cdef class Decider:
         cdef bint fits
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
-            core.address_to(trial, recipient.contact, recipient.address)
+            self.address_to(trial, i)
             memset(&committed, 0, sizeof(Committed))
             if request.exclude_duplicates and self.is_duplicate(trial):
                 counts.duplicate += 1
@@ -529,13 +551,13 @@ cdef class Decider:
         cdef int64_t at_ms = now_ms
         cdef int64_t next_ms
         cdef int borrowed
-        if account == &core.accounts.visitor:
-            # Nothing has been sent that could leave.
-            return NO_TIME
         while True:
-            borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+            # An account that does not exist yet is the empty one.
             empty = core.visit(subject)
             self.borrow_inline_kinds(empty, rules, now_ms)
+            borrowed = 0
+            if account != empty:
+                borrowed = self.borrow_inline_kinds(account, rules, now_ms)
             core.undo_size = 0
             try:
                 next_ms = self.batch_passing_ms(
@@ -571,7 +593,7 @@ cdef class Decider:
         cdef uint32_t i
         self.forget_seen()
         for i in range(request.recipient_count):
-            core.address_to(&trial, request.recipients[i].contact, request.recipients[i].address)
+            self.address_to(&trial, i)
             if request.exclude_duplicates and self.is_duplicate(&trial):
                 continue
             key = self.request_keys.recipient(request, rules, batch, i)
@@ -588,6 +610,8 @@ cdef class Decider:
             if at_ms == NO_TIME:
                 return NO_TIME
             core.count_tentatively(account, &trial, now_ms)
+            if account == empty:
+                continue
             # What stands alone is not taken back, but left.
             undo_size = core.undo_size
             core.count_tentatively(empty, &alone, now_ms)
@@ -602,7 +626,7 @@ cdef class Decider:
         cdef Rule rule
         if rules is None:
             return 0
-        for rule in rules.rules:
+        for rule in rules.counting:
             if self.core.accounts.state_of(account, rule.row.kind) < 0:
                 self.core.accounts.put_inline(
                     account, rule.kind, now_ms, account.inline_count + 1

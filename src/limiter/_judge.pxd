@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from limiter._accounts cimport Account, Accounts
+from limiter._calendar cimport ZoneRules
 from limiter._counters cimport Counter, KindState
 from limiter._kinds cimport BoundPlan, InlineRules, RuleRow
 from limiter._subject cimport Subject
@@ -16,13 +17,15 @@ cdef enum Question:
 cdef struct Weighed:
     # One limit held against one attempt.
     const RuleRow* rule
-    KindState* state           # NULL while an inline kind is not kept yet
+    KindState* state           # NULL while an inline kind is not kept yet, and for hours
     Counter* counter           # NULL when nothing was counted under the key
     bint evaluated             # false when a field is missing
     bint counted               # the limit's counter would count the attempt
     bint inside                # distinct: already a member
     bint fits
     uint32_t index             # distinct: the member's index
+    const ZoneRules* zone      # hours: where they hold for the attempt
+    int64_t max_count          # in force at the instant
     int64_t used               # before the attempt
     int64_t need               # what the attempt adds if it is counted
 
@@ -83,6 +86,9 @@ cdef class Judge:
         const Subject* subject,
         int64_t now_ms,
         Question question,
+    ) except -1
+    cdef int hold_against(
+        self, Weighed* w, const Subject* subject, int64_t now_ms
     ) except -1
     cdef int64_t retry_ms(self, int64_t now_ms) except? -2
     cdef int find_binding(self, int64_t now_ms, int enforcement) except -2

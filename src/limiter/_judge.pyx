@@ -7,7 +7,8 @@ so a Check and the Commit that follows it at the same instant come from the same
 
 An attempt is held against each limit as if the limit's counter counted it. It fits a MESSAGES cap
 iff used + message_count <= max, a distinct one iff it is inside already or used + 1 <= max; a
-maximum of zero denies everything.
+maximum of zero denies everything. It fits a pause iff the run has room for all its messages, and
+hours iff they are open.
 """
 
 cimport cython
@@ -21,6 +22,7 @@ from limiter._accounts cimport Account, Accounts
 from limiter._calendar cimport window_exit_ms, window_first_ms
 from limiter._counters cimport expire, find_counter
 from limiter._distinct cimport distinct_latest_ms, distinct_oldest_ms, distinct_passing_ms
+from limiter._hours cimport hours_open, hours_opening_ms, zone_of
 from limiter._index cimport NO_INDEX
 from limiter._kinds cimport (
     DIFFERS,
@@ -32,6 +34,8 @@ from limiter._kinds cimport (
     matching,
 )
 from limiter._messages cimport NEVER_MS, messages_oldest_ms, messages_passing_ms
+from limiter._pause cimport pause_latest_ms, pause_passing_behind_ms, pause_passing_ms
+from limiter._ramp cimport ramp_max_count, ramp_until_ms
 from limiter._subject cimport Subject
 from limiter._types cimport (
     DIMENSION_ADDRESS,
@@ -41,16 +45,19 @@ from limiter._types cimport (
     MEASURE_ADDRESSES,
     MEASURE_CONTACTS,
     MEASURE_MESSAGES,
+    MEASURE_RUN,
     NO_TIME,
     OUTCOME_ALLOWED,
     OUTCOME_DENIED,
     REASON_ADDRESS_CAP,
     REASON_BATCH_REJECTED,
     REASON_CONTACT_CAP,
+    REASON_HOURS,
     REASON_MESSAGE_CAP,
     REASON_MESSAGE_COUNT_OVER_MAX,
     REASON_NO_POLICY,
     REASON_NOT_EVALUATED,
+    REASON_PAUSE,
     REASON_POLICY_REQUIRED,
     REASON_WITHIN_LIMITS,
     LimitResult,
@@ -117,23 +124,83 @@ cdef int first_missing(const RuleRow* rule, const Subject* subject, Question que
     return -1
 
 
-cdef int64_t passing_ms(const Weighed* w, int64_t from_ms) except? -2:
-    # The earliest instant from from_ms on at which the attempt fits this limit.
-    cdef int64_t room = w.rule.max_count - w.need
-    if w.rule.max_count == 0:
+cdef int64_t passing_under_ms(const Weighed* w, int64_t max_count, int64_t from_ms) except? -2:
+    # The earliest instant from from_ms on at which the attempt fits this cap or pause under a
+    # maximum that stays as it is.
+    cdef int64_t room = max_count - w.need
+    if max_count == 0:
         return NEVER_MS
     if w.rule.kind.measure == MEASURE_MESSAGES:
         if w.counter == NULL:
             return from_ms if room >= 0 else NEVER_MS
         return messages_passing_ms(&w.counter.messages, w.rule.kind.window, from_ms, room)
+    if w.rule.kind.measure == MEASURE_RUN:
+        if w.counter == NULL:
+            return from_ms if room >= 0 else NEVER_MS
+        return pause_passing_ms(&w.counter.pause, w.rule.kind.window, from_ms, room)
     if w.counter == NULL:
         return from_ms
     return distinct_passing_ms(
-        &w.counter.distinct, w.rule.kind.window, from_ms, w.index, w.rule.max_count - 1
+        &w.counter.distinct, w.rule.kind.window, from_ms, w.index, max_count - 1
     )
 
 
+cdef int64_t passing_ms(const Weighed* w, int64_t from_ms) except? -2:
+    # The earliest instant from from_ms on at which the attempt fits this limit.
+    cdef int64_t at_ms = from_ms
+    cdef int64_t until_ms
+    cdef int64_t passing
+    if w.rule.hours != NULL:
+        return hours_opening_ms(w.rule.hours, w.zone, from_ms)
+    if w.rule.ramp == NULL:
+        return passing_under_ms(w, w.rule.max_count, from_ms)
+    while at_ms - from_ms <= RETRY_HORIZON_MS:
+        until_ms = ramp_until_ms(w.rule.ramp, at_ms)
+        passing = passing_under_ms(w, ramp_max_count(w.rule.ramp, at_ms), at_ms)
+        if passing < until_ms or until_ms == NEVER_MS:
+            return passing
+        at_ms = until_ms
+    return NEVER_MS
+
+
+cdef int64_t passing_together_ms(
+    const Weighed* w, const Weighed* alone, int64_t now_ms, int64_t from_ms
+) except? -2:
+    # The same for one recipient of a batch, those before it counted at now_ms and going along
+    # whenever it goes: beside all that the account has sent in `w`, and in `alone` without that.
+    # What was sent earlier leaves the windows first, so up to the batch's own exit the counter in
+    # `w` tells; from then on the batch stands alone.
+    cdef int64_t at_ms
+    cdef int64_t needed
+    if w.rule.hours != NULL:
+        return passing_ms(w, from_ms)
+    if w.rule.kind.measure == MEASURE_RUN:
+        if w.counter == NULL or alone.used + w.need > w.rule.max_count:
+            return passing_ms(w, from_ms) if alone.used == 0 else NEVER_MS
+        return pause_passing_behind_ms(
+            &w.counter.pause,
+            w.rule.kind.window,
+            from_ms,
+            w.rule.max_count - w.need,
+            alone.used,
+            now_ms,
+        )
+    at_ms = passing_ms(w, from_ms)
+    if at_ms < window_exit_ms(w.rule.kind.window, now_ms) or at_ms == NEVER_MS:
+        return at_ms
+    needed = max(1, 1 if alone.inside else alone.used + alone.need)
+    if w.rule.ramp == NULL:
+        return at_ms if needed <= w.rule.max_count else NEVER_MS
+    while ramp_max_count(w.rule.ramp, at_ms) < needed:
+        at_ms = ramp_until_ms(w.rule.ramp, at_ms)
+        if at_ms - from_ms > RETRY_HORIZON_MS:
+            return NEVER_MS
+    return at_ms
+
+
 cdef int denial_reason(const Weighed* w) noexcept:
+    if w.rule.hours != NULL:
+        return REASON_HOURS
     if w.rule.max_count == 0:
         return REASON_MESSAGE_COUNT_OVER_MAX
     if w.rule.kind.measure == MEASURE_CONTACTS:
@@ -142,15 +209,21 @@ cdef int denial_reason(const Weighed* w) noexcept:
         return REASON_ADDRESS_CAP
     if w.need > w.rule.max_count:
         return REASON_MESSAGE_COUNT_OVER_MAX
-    return REASON_MESSAGE_CAP
+    return REASON_PAUSE if w.rule.kind.measure == MEASURE_RUN else REASON_MESSAGE_CAP
 
 
-cdef int64_t oldest_ms(const Weighed* w, bint counts_now, int64_t now_ms) except? -2:
-    # The oldest instant in the counter, the attempt at now_ms included if it counts.
+cdef int64_t first_to_leave_ms(const Weighed* w, bint counts_now, int64_t now_ms) except? -2:
+    # The instant in the counter with whose exit its count falls, the attempt at now_ms included if
+    # it counts; NEVER_MS when there is none.
     cdef int64_t oldest = NEVER_MS
     if w.counter != NULL:
         if w.rule.kind.measure == MEASURE_MESSAGES:
             oldest = messages_oldest_ms(&w.counter.messages)
+        elif w.rule.kind.measure == MEASURE_RUN:
+            # A run ends as a whole, with its last message.
+            if counts_now:
+                return now_ms
+            return pause_latest_ms(&w.counter.pause) if w.used else NEVER_MS
         else:
             oldest = distinct_oldest_ms(
                 &w.counter.distinct, w.index if counts_now else <uint32_t>NO_INDEX
@@ -204,6 +277,22 @@ cdef class Judge:
         self.count += 1
         if not w.evaluated:
             return 0
+        self.hold_against(w, subject, now_ms)
+        self.shadowed_count += not w.fits and rule.enforcement == ENFORCEMENT_SHADOW
+        return 0
+
+    cdef int hold_against(
+        self, Weighed* w, const Subject* subject, int64_t now_ms
+    ) except -1:
+        # Finds out where the limit stands and whether the attempt fits.
+        cdef const RuleRow* rule = w.rule
+        if rule.hours != NULL:
+            w.zone = zone_of(rule.hours, subject.zone)
+            w.fits = hours_open(rule.hours, w.zone, now_ms)
+            return 0
+        w.max_count = rule.max_count
+        if rule.ramp != NULL:
+            w.max_count = ramp_max_count(rule.ramp, now_ms)
         w.counted = matching(rule.kind.counts, subject) == MATCHES
         w.need = subject.message_count
         if w.state != NULL:
@@ -212,6 +301,8 @@ cdef class Judge:
             expire(w.state, w.counter, now_ms)
         if rule.kind.measure == MEASURE_MESSAGES:
             w.used = w.counter.messages.used if w.counter != NULL else 0
+        elif rule.kind.measure == MEASURE_RUN:
+            w.used = w.counter.pause.used if w.counter != NULL else 0
         else:
             w.index = (
                 subject.contact_index
@@ -223,10 +314,7 @@ cdef class Judge:
                 w.used = w.counter.distinct.live
                 w.inside = distinct_latest_ms(&w.counter.distinct, w.index) != NEVER_MS
                 w.need = not w.inside
-        w.fits = rule.max_count > 0 and (
-            w.inside or w.need <= rule.max_count - w.used
-        )
-        self.shadowed_count += not w.fits and rule.enforcement == ENFORCEMENT_SHADOW
+        w.fits = w.max_count > 0 and (w.inside or w.need <= w.max_count - w.used)
         return 0
 
     cdef int weigh(
@@ -323,7 +411,7 @@ cdef class Judge:
         result.policy = w.rule.policy
         result.limit_id = w.rule.limit_id
         result.enforcement = w.rule.enforcement
-        result.max_count = w.rule.max_count
+        result.max_count = w.max_count if w.evaluated else most_count(w.rule, now_ms)
         result.reason = REASON_NOT_EVALUATED
         result.exceeded = False
         result.used_count = 0
@@ -333,10 +421,15 @@ cdef class Judge:
         if not w.evaluated:
             return 0
         result.reason = REASON_WITHIN_LIMITS if w.fits else denial_reason(w)
-        result.exceeded = not w.fits if question == ASK_DECISION else w.used > w.rule.max_count
+        result.exceeded = not w.fits
+        if w.rule.hours != NULL:
+            # They count nothing.
+            return 0
+        if question == ASK_USAGE:
+            result.exceeded = w.used > w.max_count
         result.used_count = w.used + (w.need if counts_now else 0)
-        result.remaining_count = max(0, w.rule.max_count - result.used_count)
-        oldest = oldest_ms(w, counts_now, now_ms)
+        result.remaining_count = max(0, w.max_count - result.used_count)
+        oldest = first_to_leave_ms(w, counts_now, now_ms)
         if oldest != NEVER_MS:
             result.reset_ms = window_exit_ms(w.rule.kind.window, oldest)
         result.counted_since_ms = counted_since_ms(w, now_ms)
@@ -447,12 +540,9 @@ cdef class Judge:
     cdef int64_t batch_passing_ms(self, Judge empty, int64_t now_ms, int64_t from_ms) except? -2:
         # After both weighed the same recipient of a batch, those before it counted at now_ms, here
         # beside all that the account has sent and in `empty` alone: the earliest instant from
-        # from_ms on at which it passes; NO_TIME when there is none. What was sent earlier leaves
-        # the windows first, so up to the batch's own exit the counters here tell; from then on the
-        # batch would stand alone.
+        # from_ms on at which it passes; NO_TIME when there is none.
         cdef int64_t at_ms = from_ms
         cdef int64_t next_ms
-        cdef int64_t limit_ms
         cdef int i
         cdef Weighed* w
         while True:
@@ -461,21 +551,28 @@ cdef class Judge:
                 w = &self.weighed[i]
                 if not w.evaluated or w.rule.enforcement != ENFORCEMENT_ENFORCED:
                     continue
-                limit_ms = passing_ms(w, at_ms)
-                if (
-                    not empty.weighed[i].fits
-                    and limit_ms >= window_exit_ms(w.rule.kind.window, now_ms)
-                ):
+                next_ms = max(
+                    next_ms, passing_together_ms(w, &empty.weighed[i], now_ms, at_ms)
+                )
+                if next_ms - now_ms > RETRY_HORIZON_MS:
                     return NO_TIME
-                next_ms = max(next_ms, limit_ms)
-            if next_ms - now_ms > RETRY_HORIZON_MS:
-                return NO_TIME
             if next_ms == at_ms:
                 return at_ms
             at_ms = next_ms
 
 
+cdef int64_t most_count(const RuleRow* rule, int64_t now_ms) noexcept:
+    # The maximum that is in force at now_ms; hours have none.
+    if rule.hours != NULL:
+        return 0
+    return rule.max_count if rule.ramp == NULL else ramp_max_count(rule.ramp, now_ms)
+
+
 cdef int64_t counted_since_ms(const Weighed* w, int64_t now_ms) noexcept:
-    # When counting began, if that is inside the window; else NO_TIME.
+    # When counting began, if that is inside the window; else NO_TIME. A run reaches back as far as
+    # a message before its first one would have joined it.
     cdef int64_t since_ms = w.state.since_ms if w.state != NULL else now_ms
-    return since_ms if since_ms > window_first_ms(w.rule.kind.window, now_ms) else NO_TIME
+    cdef int64_t end_ms = now_ms
+    if w.rule.kind.measure == MEASURE_RUN and w.used:
+        end_ms = w.counter.pause.first_ms
+    return since_ms if since_ms > window_first_ms(w.rule.kind.window, end_ms) else NO_TIME

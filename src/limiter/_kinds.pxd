@@ -3,7 +3,9 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from limiter._calendar cimport Window, WindowRules
+from limiter._hours cimport Hours, HoursRules
 from limiter._names cimport NameTable
+from limiter._ramp cimport Ramp, RampRules
 from limiter._siphash cimport Digest
 from limiter._subject cimport Keys, Subject
 from limiter._types cimport Slice
@@ -33,8 +35,10 @@ cdef struct KindRules:
 cdef struct RuleRow:
     Slice policy               # borrowed from the Rule
     Slice limit_id
-    KindRules* kind
-    int64_t max_count
+    KindRules* kind            # of hours, which have no counter, one that measures nothing
+    int64_t max_count          # of a cap with a ramp, what it grows up to
+    RampRules* ramp            # borrowed from the Ramp that the Rule keeps alive; mostly NULL
+    const HoursRules* hours    # the same of hours
     int enforcement
     void* applies_to           # borrowed Conditions of the Rule
 
@@ -64,12 +68,15 @@ cdef class Kind:
 
 cdef class Rule:
     cdef RuleRow row
-    cdef readonly Kind kind
+    cdef readonly Kind kind    # None for hours, which read no counter
+    cdef readonly Ramp ramp
+    cdef readonly Hours hours
     cdef Conditions applies_to
     cdef bytes policy_bytes
     cdef bytes limit_id_bytes
 
     cdef bytes identity        # of everything that the rule says
+    cdef bint by_person(self) noexcept
 
 cdef class InlineRules:
     # The compiled inline limits of one request.
@@ -77,6 +84,7 @@ cdef class InlineRules:
     cdef int count
     cdef bint by_person        # whether conditions are on the contact or the address
     cdef tuple rules           # keeps the rows alive
+    cdef tuple counting        # those of them that read a counter
     cdef bytes identity
 
 cdef class Plan:
@@ -86,7 +94,7 @@ cdef class Plan:
 cdef class BoundPlan:
     # A plan as seen from one binding.
     cdef RuleRow** rows        # owned array of borrowed rows
-    cdef int* slots            # owned; place of each rule's kind in the binding
+    cdef int* slots            # owned; place of each rule's kind in the binding, -1 = no counter
     cdef int count
     cdef bint has_policy
     cdef bint by_person        # whether conditions are on the contact or the address

@@ -2,6 +2,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import final
 
 from limiter._calendar import Window
+from limiter._hours import Hours
+from limiter._ramp import Ramp
 
 # (dimension number, values, negate)
 Condition = tuple[int, tuple[str, ...], bool]
@@ -26,15 +28,21 @@ class Kind:
 @final
 class Rule:
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind | None: ...
+    @property
+    def ramp(self) -> Ramp | None: ...
+    @property
+    def hours(self) -> Hours | None: ...
     def __new__(
         cls,
         policy: str,
         limit_id: str,
-        kind: Kind,
+        kind: Kind | None,
         max_count: int,
         enforcement: int,
         applies_to: Sequence[Condition],
+        ramp: Ramp | None = None,
+        hours: Hours | None = None,
     ) -> Rule: ...
 
 @final

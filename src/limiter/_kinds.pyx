@@ -10,7 +10,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 
+from limiter._calendar cimport Window
+from limiter._hours cimport Hours
 from limiter._names cimport NameTable, names_find, names_free, names_insert
+from limiter._ramp cimport Ramp
 from limiter._siphash cimport Digest, same_digest, siphash128, siphash64
 from limiter._subject cimport Keys, Subject
 from limiter._types cimport (
@@ -22,6 +25,7 @@ from limiter._types cimport (
     MEASURE_ADDRESSES,
     MEASURE_CONTACTS,
     MEASURE_MESSAGES,
+    MEASURE_NOTHING,
     Slice,
 )
 
@@ -125,12 +129,13 @@ cdef bint is_among(const ConditionRow* row, const Subject* subject) noexcept nog
 
 cdef class Kind:
     """One kind of counter: what it measures, by what it is keyed, over which window, and which
-    messages it counts. `definition` are its canonical bytes, and its identity."""
+    messages it counts. `definition` are its canonical bytes, and its identity. The window of a
+    pause (measure 4) is its duration, rolling."""
 
     def __cinit__(
         self, bytes definition not None, int measure, per, Window window not None, counts
     ):
-        if not MEASURE_MESSAGES <= measure <= MEASURE_ADDRESSES:
+        if not MEASURE_MESSAGES <= measure <= MEASURE_NOTHING:
             raise ValueError("unknown measure")
         self.definition = definition
         self.window = window
@@ -157,33 +162,62 @@ cdef class Kind:
         return hash(self.definition)
 
 
+# What hours point to where other rules have the kind of their counter.
+cdef Kind NO_COUNTER = Kind(b"", MEASURE_NOTHING, (), Window.rolling(1), ())
+
+
 cdef class Rule:
-    """One limit, compiled: it reads the counter of `kind` and holds it against `max_count`."""
+    """One limit, compiled: it reads the counter of `kind` and holds it against `max_count`, or
+    against what `ramp` says at the instant. One with `hours` reads no counter: its `kind` is None.
+    """
 
     def __cinit__(
         self,
         str policy,
         str limit_id,
-        Kind kind not None,
+        Kind kind,
         int64_t max_count,
         int enforcement,
         applies_to,
+        Ramp ramp=None,
+        Hours hours=None,
     ):
         if max_count < 0:
             raise ValueError("max_count is negative")
+        if (kind is None) != (hours is not None):
+            raise ValueError("a rule reads a counter or the clock")
         self.policy_bytes = policy.encode()
         self.limit_id_bytes = limit_id.encode()
         self.kind = kind
         self.applies_to = Conditions(applies_to)
         self.row.policy = slice_of(self.policy_bytes)
         self.row.limit_id = slice_of(self.limit_id_bytes)
-        self.row.kind = &kind.rules
+        self.row.kind = &NO_COUNTER.rules if kind is None else &kind.rules
         self.row.max_count = max_count
+        self.ramp = ramp
+        self.row.ramp = NULL if ramp is None else &ramp.rules
+        self.hours = hours
+        self.row.hours = NULL if hours is None else &hours.rules
         self.row.enforcement = enforcement
         self.row.applies_to = <void*>self.applies_to
         self.identity = repr(
-            (policy, limit_id, kind.definition, max_count, enforcement, self.applies_to.texts)
+            (
+                policy,
+                limit_id,
+                None if kind is None else kind.definition,
+                max_count,
+                enforcement,
+                self.applies_to.texts,
+                None if ramp is None else ramp.identity,
+                None if hours is None else hours.identity,
+            )
         ).encode()
+
+    cdef bint by_person(self) noexcept:
+        # Whether conditions are on the contact or the address.
+        return self.applies_to.by_person or (
+            self.kind is not None and self.kind.counts.by_person
+        )
 
 
 cdef class InlineRules:
@@ -200,9 +234,10 @@ cdef InlineRules bind_inline(rules):
     if bound.rows == NULL:
         raise MemoryError
     for rule in bound.rules:
-        bound.by_person |= rule.applies_to.by_person or rule.kind.counts.by_person
+        bound.by_person |= rule.by_person()
         bound.rows[bound.count] = &rule.row
         bound.count += 1
+    bound.counting = tuple([rule for rule in bound.rules if (<Rule>rule).kind is not None])
     bound.identity = b"".join([(<Rule>rule).identity for rule in bound.rules])
     return bound
 
@@ -233,14 +268,14 @@ cdef BoundPlan bind_plan(Plan plan, Binding binding):
     if bound.rows == NULL or bound.slots == NULL:
         raise MemoryError
     for rule in plan.rules:
-        slot = 0
-        while slot < binding.kind_count and binding.kind_rules[slot] != rule.row.kind:
+        slot = 0 if rule.kind is not None else -1
+        while 0 <= slot < binding.kind_count and binding.kind_rules[slot] != rule.row.kind:
             slot += 1
         if slot == binding.kind_count:
             raise ValueError("a plan's kind of counter is not among its binding's")
         bound.rows[bound.count] = &rule.row
         bound.slots[bound.count] = slot
-        bound.by_person |= rule.applies_to.by_person or rule.kind.counts.by_person
+        bound.by_person |= rule.by_person()
         bound.count += 1
     return bound
 

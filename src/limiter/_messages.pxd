@@ -28,6 +28,19 @@ cdef struct Addition:
     int64_t count
     Entry summed               # the instant that left the exact ring; count 0 when none did
     int64_t merged_into_ms     # instant of the sum it joined, NEVER_MS when it began a new one
+    int64_t used_before        # of a pause: its run ...
+    Entry older_before         # ... and what was only summed, before the addition
+
+# Of rings, for whoever keeps instants in one.
+cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil
+
+cdef inline Entry* entry_at(const Ring* ring, uint32_t position) noexcept nogil:
+    # The entry `position` places behind the oldest.
+    return &ring.entries[(ring.head + position) & (ring.capacity - 1)]
+
+cdef inline void ring_pop(Ring* ring) noexcept nogil:
+    ring.head = (ring.head + 1) & (ring.capacity - 1)
+    ring.size -= 1
 
 cdef void messages_free(MessageCounter* counter) noexcept nogil
 cdef int messages_add(

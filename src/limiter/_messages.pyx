@@ -18,11 +18,6 @@ from limiter._calendar cimport WindowRules, unit_start_ms, window_exit_ms, windo
 cdef uint32_t EXACT_INSTANTS = bounds.EXACT_INSTANTS
 
 
-cdef inline Entry* entry_at(const Ring* ring, uint32_t position) noexcept nogil:
-    # The entry `position` places behind the oldest.
-    return &ring.entries[(ring.head + position) & (ring.capacity - 1)]
-
-
 cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil:
     cdef uint32_t capacity
     cdef uint32_t i
@@ -44,11 +39,6 @@ cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil:
     last.at_ms = at_ms
     last.count = count
     return 0
-
-
-cdef inline void ring_pop(Ring* ring) noexcept nogil:
-    ring.head = (ring.head + 1) & (ring.capacity - 1)
-    ring.size -= 1
 
 
 cdef void messages_free(MessageCounter* counter) noexcept nogil:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from limiter._calendar cimport ZoneRules
 from limiter._siphash cimport Digest, SipKey
 from limiter._types cimport Slice
 
@@ -29,4 +30,5 @@ cdef struct Subject:
     bint fresh_contact         # once counted: the index was given out for this very attempt
     bint fresh_address
     Name[9] names              # by dimension index; contact and address unused
+    const ZoneRules* zone      # borrowed; of the contact, NULL where the attempt names none
     int64_t message_count

@@ -22,6 +22,9 @@ cdef enum:
     MEASURE_MESSAGES = 1
     MEASURE_CONTACTS = 2
     MEASURE_ADDRESSES = 3
+    # Beyond what a cap may measure:
+    MEASURE_RUN = 4            # the messages of a pause's newest run
+    MEASURE_NOTHING = 5        # what a rule without a counter reads
 
 cdef enum:
     ENFORCEMENT_ENFORCED = 1
@@ -51,6 +54,8 @@ cdef enum:
     REASON_CONTACT_CAP = 20
     REASON_ADDRESS_CAP = 21
     REASON_MESSAGE_CAP = 22
+    REASON_PAUSE = 23
+    REASON_HOURS = 24
     REASON_BATCH_REJECTED = 40
     REASON_POLICY_REQUIRED = 41
 

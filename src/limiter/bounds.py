@@ -90,6 +90,14 @@ PER_DIMENSIONS_MAX: Final = 9
 # The maximum of a cap.
 CAP_MAX_COUNT_MAX: Final = 10**12
 
+# Tiers of a ramp, and ranges of hours: a decision looks through them.
+RAMP_TIERS_MAX: Final = 366
+HOURS_RANGES_MAX: Final = 28
+
+# How long a break lasts.
+PAUSE_MS_MIN: Final = 1
+PAUSE_MS_MAX: Final = WINDOW_MS_MAX
+
 # Limits of one policy, conditions of one match, values of one condition: every decision reads them
 # all.
 POLICY_LIMITS_MAX: Final = 32
@@ -152,6 +160,9 @@ POLICY_VERSIONS_BYTES_MAX: Final = 64 * 1024 * 1024
 # A message counter keeps this many of its newest instants as they are and sums older ones in
 # buckets of its window divided by the same number. Caps up to it are exact to the millisecond.
 EXACT_INSTANTS: Final = 1_440
+
+# The messages after which a break is due: as many as can be told one by one.
+PAUSE_AFTER_COUNT_MAX: Final = EXACT_INSTANTS
 
 # A distinct counter lists up to this many members; beyond that a bitset and a ring of time buckets
 # are cheaper, and the window is divided into this many of those.
@@ -279,6 +290,12 @@ _check(
     WINDOW_MS_MAX * EXACT_INSTANTS < 2**63 and EXACT_INSTANTS <= 2**16,
     "bucket arithmetic stays within 64 bits",
 )
+_check(PAUSE_AFTER_COUNT_MAX <= EXACT_INSTANTS, "whether a break is due is known exactly")
+_check(
+    CAP_MAX_COUNT_MAX * 2 * (INSTANT_MS_MAX // DAY_MS) < 2**63,
+    "a ramp that takes its largest step every day stays within 64 bits",
+)
+_check(PAUSE_MS_MIN <= PAUSE_MS_MAX < RETRY_HORIZON_MS, "every break ends within the horizon")
 _check(WINDOW_MS_MIN <= WINDOW_MS_MAX < RETRY_HORIZON_MS, "every window passes within the horizon")
 _check(
     HOLD_DURATION_MS_MAX < REQUEST_ID_RETENTION_MS,

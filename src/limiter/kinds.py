@@ -14,9 +14,11 @@ from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
-from limiter import errors, model, zones
+from limiter import errors, model, timing, zones
 from limiter._calendar import Window
+from limiter._hours import Hours
 from limiter._kinds import Kind, Rule
+from limiter._ramp import Ramp
 from limiter.service import conversion
 from limiter.v1 import policy_pb2
 
@@ -40,9 +42,11 @@ def define_kind(definition: bytes) -> Kind:
     )
 
 
-def kind_of(limit: model.Limit) -> Kind:
-    """The kind of counter that a checked limit reads."""
+def kind_of(limit: model.Limit) -> Kind | None:
+    """The kind of counter that a checked limit reads; None for hours."""
     described = limit.kind
+    if described is None:
+        return None
     definition = conversion.kind_to_bytes(described)
     known = _kinds.get(definition)
     return _make_kind(definition, described) if known is None else known
@@ -50,13 +54,24 @@ def kind_of(limit: model.Limit) -> Kind:
 
 def compile_rule(policy: str, limit: model.Limit) -> Rule:
     """The checked limit of the policy called `policy` (empty: none) as the core evaluates it."""
+    rule = limit.rule
+    max_count, ramp, hours = 0, None, None
+    if isinstance(rule, timing.Hours):
+        hours = _compile_hours(rule)
+    elif isinstance(rule, timing.Pause):
+        max_count = rule.after_count
+    else:
+        max_count = rule.max_count
+        ramp = None if rule.ramp is None else _compile_ramp(rule.ramp, max_count)
     return Rule(
         policy,
         limit.limit_id,
         kind_of(limit),
-        limit.cap.max_count,
+        max_count,
         limit.enforcement,
         _compile_match(model.canonical_match(limit.applies_to)),
+        ramp,
+        hours,
     )
 
 
@@ -76,14 +91,16 @@ def compile_inline(limit_bytes: bytes) -> Rule:
     return compile_rule("", limit)
 
 
-def _make_kind(definition: bytes, described: model.CounterKind) -> Kind:
-    kind = Kind(
-        definition,
-        described.measure,
-        described.per,
-        _compile_window(described.window),
-        _compile_match(described.counts),
-    )
+# The measure of a pause's counter, which is none of the API's.
+_RUN: Final = 4
+
+
+def _make_kind(definition: bytes, described: model.CounterKind | model.RunKind) -> Kind:
+    if isinstance(described, model.RunKind):
+        measure, window = _RUN, Window.rolling(described.duration_ms)
+    else:
+        measure, window = described.measure, _compile_window(described.window)
+    kind = Kind(definition, measure, described.per, window, _compile_match(described.counts))
     _kinds[definition] = kind
     return kind
 
@@ -92,6 +109,21 @@ def _compile_window(window: model.Window) -> Window:
     if isinstance(window, model.RollingWindow):
         return Window.rolling(window.duration_ms)
     return Window.calendar(window.unit, zones.zone(window.time_zone), window.count)
+
+
+def _compile_ramp(ramp: timing.Ramp, max_count: int) -> Ramp:
+    zone = zones.zone(ramp.time_zone)
+    schedule = ramp.schedule
+    if isinstance(schedule, timing.Tiers):
+        tiers = [(tier.start_day, tier.max_count) for tier in schedule.tiers]
+        return Ramp.tiers(zone, max_count, tiers)
+    return Ramp.daily(
+        zone, max_count, schedule.start_day, schedule.start_count, schedule.step_count
+    )
+
+
+def _compile_hours(hours: timing.Hours) -> Hours:
+    return Hours(hours.minutes(), zones.zone(hours.own_zone), hours.by_recipient)
 
 
 def _compile_match(match: model.Match) -> tuple[Condition, ...]:

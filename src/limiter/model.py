@@ -17,15 +17,13 @@ from enum import IntEnum
 from typing import Final, TypeAlias
 
 from limiter import bounds, errors, zones
+from limiter.timing import Hours, Pause, Ramp, check_per, check_zone
 
 # "Not yet": the time of a resource that no revision has stored.
 UNSTORED_MS: Final = -1
 
 # In place of an account's id in a resource name: all accounts.
 ALL_ACCOUNTS: Final = "-"
-
-# Stands for the account's own zone.
-ACCOUNT_ZONE: Final = "ACCOUNT"
 
 
 class Dimension(IntEnum):
@@ -129,14 +127,7 @@ class CalendarWindow:
 
     def check(self, field: str) -> None:
         """Raises `InvalidArgument` unless the zone is known and the count inside the bounds."""
-        zone_field = f"{field}.calendar.time_zone"
-        if self.time_zone == ACCOUNT_ZONE:
-            raise not_served(
-                zone_field,
-                "the account's own time zone is not served yet; name an IANA zone such as"
-                " Europe/Berlin",
-            )
-        zones.zone_table(self.time_zone, zone_field)
+        check_zone(self.time_zone, f"{field}.calendar.time_zone")
         count_max = bounds.CALENDAR_COUNT_MAX[self.unit]
         if not 1 <= self.count <= count_max:
             raise _invalid(
@@ -201,12 +192,14 @@ def canonical_match(match: Match) -> Match:
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """At most `max_count` of what is measured inside the window, for each combination of `per`."""
+    """At most `max_count` of what is measured inside the window, for each combination of `per`;
+    with a ramp, up to that with the days."""
 
     measure: Measure
     max_count: int
     per: tuple[Dimension, ...]
     window: Window
+    ramp: Ramp | None = None
 
     def check(self, field: str) -> None:
         """Raises `InvalidArgument` unless the cap is sound."""
@@ -217,21 +210,21 @@ class Cap:
             )
         measured = MEASURED_DIMENSION.get(self.measure)
         for index, dimension in enumerate(self.per):
-            per_field = f"{field}.per[{index}]"
             if dimension is measured:
                 raise _invalid(
-                    per_field,
+                    f"{field}.per[{index}]",
                     f"a cap on {self.measure.name} cannot be per {dimension.name}, which is what it"
                     " counts; leave it out, or measure MESSAGES",
                 )
-            if dimension in self.per[:index]:
-                raise _invalid(per_field, f"{dimension.name} occurs twice; name it once")
+        check_per(self.per, f"{field}.per")
         self.window.check(f"{field}.window")
+        if self.ramp is not None:
+            self.ramp.check(f"{field}.ramp")
 
 
 @dataclass(frozen=True, slots=True)
 class CounterKind:
-    """What makes two limits read the same counters: everything but their maximum. Canonical: `per`
+    """What makes two caps read the same counters: everything but their maximum. Canonical: `per`
     and `counts` are in order, so equal kinds are equal values."""
 
     measure: Measure
@@ -239,17 +232,36 @@ class CounterKind:
     window: Window
     counts: Match
 
+    @property
+    def longest_ms(self) -> int:
+        """The longest time for which a send may count."""
+        return self.window.longest_ms
+
+
+@dataclass(frozen=True, slots=True)
+class RunKind:
+    """The same for pauses: everything but the number of messages after which the break is due."""
+
+    duration_ms: int
+    per: tuple[Dimension, ...]
+    counts: Match
+
+    @property
+    def longest_ms(self) -> int:
+        """The longest time for which a send may count if no other follows it."""
+        return self.duration_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One cap with an enforcement.
+    """One rule with an enforcement.
 
     `applies_to` says which attempts it limits (empty: all), `counts` which messages its counter
-    counts (None: the ones that it applies to; empty: all).
+    counts (None: the ones that it applies to; empty: all). Hours count nothing.
     """
 
     limit_id: str
-    cap: Cap
+    rule: Cap | Pause | Hours
     applies_to: Match = ()
     counts: Match | None = None
     enforcement: Enforcement = Enforcement.ENFORCED
@@ -257,17 +269,25 @@ class Limit:
     def check(self, field: str) -> None:
         """Raises `InvalidArgument` unless the limit is sound."""
         check_id(self.limit_id, f"{field}.limit_id")
-        self.cap.check(f"{field}.cap")
+        self.rule.check(f"{field}.{type(self.rule).__name__.lower()}")
         check_match(self.applies_to, f"{field}.applies_to")
-        if self.counts is not None:
-            check_match(self.counts, f"{field}.counts")
+        if self.counts is None:
+            return
+        if isinstance(self.rule, Hours):
+            raise _invalid(f"{field}.counts", "hours count nothing; leave it out")
+        check_match(self.counts, f"{field}.counts")
 
     @property
-    def kind(self) -> CounterKind:
-        """The kind of counter that the limit reads."""
-        counts = self.applies_to if self.counts is None else self.counts
-        cap = self.cap
-        return CounterKind(cap.measure, tuple(sorted(cap.per)), cap.window, canonical_match(counts))
+    def kind(self) -> CounterKind | RunKind | None:
+        """The kind of counter that the limit reads; None for hours."""
+        rule = self.rule
+        if isinstance(rule, Hours):
+            return None
+        counts = canonical_match(self.applies_to if self.counts is None else self.counts)
+        per = tuple(sorted(rule.per))
+        if isinstance(rule, Pause):
+            return RunKind(rule.duration_ms, per, counts)
+        return CounterKind(rule.measure, per, rule.window, counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,12 @@ class CompiledPolicy:
 def compile_policy(policy: model.Policy) -> CompiledPolicy:
     """The rules of a checked policy."""
     rules = tuple(kinds.compile_rule(policy.name, limit) for limit in policy.limits)
-    longest_ms = (limit.cap.window.longest_ms for limit in policy.limits)
-    return CompiledPolicy(
-        policy.name,
-        rules,
-        {rule.kind: longest for rule, longest in zip(rules, longest_ms, strict=True)},
-    )
+    longest_ms = {
+        rule.kind: limit.kind.longest_ms
+        for rule, limit in zip(rules, policy.limits, strict=True)
+        if rule.kind is not None and limit.kind is not None
+    }
+    return CompiledPolicy(policy.name, rules, longest_ms)
 
 
 @dataclass(frozen=True, slots=True)

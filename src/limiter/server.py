@@ -38,7 +38,7 @@ from typing import Any, Final
 import grpc
 import uvloop
 
-from limiter import bounds, clock, errors, kinds, listening, logs, recovery
+from limiter import bounds, clock, errors, kinds, listening, logs, recovery, zones
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
@@ -403,7 +403,7 @@ class Server:
         assert state.committer is not None
         self._state = state
         await self._make_first_key(state)
-        decider = Decider(state.core, kinds.compile_inline, self._config.require_policy)
+        decider = Decider(state.core, kinds.compile_inline, zones.zone, self._config.require_policy)
         self._gate.attach(state.keys, self._clock.now_ms)
         gate = self._gate if self._gate.demanded else None
         self._decisions.attach(Engine(decider, state.core, state.committer, self._clock, gate))

@@ -25,6 +25,10 @@ from limiter._calendar import Zone
 
 UTC: Final = "UTC"
 
+# In the place of a name: the account's own zone, and that of the contact who is written to.
+ACCOUNT: Final = "ACCOUNT"
+RECIPIENT: Final = "RECIPIENT"
+
 # Instants lie in 1970..2100; a window reaches back up to 62 days from there and a retry_time up to
 # 400 days ahead, so the tables cover one year more before and two more after.
 FIRST_YEAR: Final = 1969

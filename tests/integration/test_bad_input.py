@@ -101,6 +101,7 @@ def attempt_cases(method: str) -> Iterator[Case]:
         yield field("contact", "x" * (bounds.LABEL_BYTES_MAX + 1))
         yield field("address", "x" * (bounds.LABEL_BYTES_MAX + 1))
         yield field("contact_time_zone", "x" * (bounds.LABEL_BYTES_MAX + 1))
+        yield field("contact_time_zone", "Europe/Bonn")
     for count in (-1, -(2**63), bounds.MESSAGE_COUNT_MAX + 1, 2**63 - 1):
         yield field("message_count", count)
 
@@ -173,9 +174,9 @@ def inline_cases() -> Iterator[Case]:
     for text in ("A", "1a", "a-", "a_b", "a" * 64, "é"):
         yield limit(f"id {text[:9]!r}", setting("limit_id", text), "limit_id")
     yield limit("unknown enforcement", setting("enforcement", UNKNOWN_NUMBER), "enforcement")
-    yield limit("pause", lambda limit: limit.pause.SetInParent(), "pause", "FIELD_NOT_SERVED")
-    yield limit("hours", lambda limit: limit.hours.SetInParent(), "hours", "FIELD_NOT_SERVED")
-    yield limit("ramp", lambda limit: limit.cap.ramp.SetInParent(), "cap.ramp", "FIELD_NOT_SERVED")
+    yield limit("pause", lambda limit: limit.pause.SetInParent(), "pause.duration", "MISSING_FIELD")
+    yield limit("hours", lambda limit: limit.hours.SetInParent(), "hours.ranges", "MISSING_FIELD")
+    yield limit("ramp", lambda limit: limit.cap.ramp.SetInParent(), "cap.ramp", "MISSING_FIELD")
 
     def condition(**fields: Any) -> Callable[[Any], None]:
         def change(limit: Any) -> None:
@@ -227,6 +228,7 @@ def batch_cases(method: str) -> Iterator[Case]:
         ("request_id", bounds.REQUEST_ID_BYTES_MAX),
     ]:
         yield recipient(name, "x" * (limit_bytes + 1))
+    yield recipient("contact_time_zone", "Europe/Bonn")
     yield "unknown atomicity", setting("atomicity", UNKNOWN_NUMBER), "atomicity", "INVALID_FIELD"
     yield (
         "opt-outs",

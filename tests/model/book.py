@@ -55,7 +55,9 @@ class PolicyBook:
     def _kinds_in_use(self) -> Iterator[tuple[str, Kind]]:
         for assignment in self.assignments.values():
             for limit in self.policies[assignment.policy].limits:
-                yield assignment.scope.account or EVERYWHERE, limit_of(limit).kind
+                kind = limit_of(limit).kind
+                if kind is not None:
+                    yield assignment.scope.account or EVERYWHERE, kind
 
     def kinds_of(self, account: str) -> dict[Kind, int]:
         """The kinds kept for an account, its own and those of every account, and since when."""

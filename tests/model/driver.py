@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from limiter import errors, kinds
+from limiter import errors, kinds, zones
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter.policy import PolicyStore
@@ -81,7 +81,7 @@ class CoreDriver:
         self._store.connect(self._core)
         for number, events in self._groups:
             self._core.replay(number, events, self._store.restore)
-        self._decider = Decider(self._core, kinds.compile_inline)
+        self._decider = Decider(self._core, kinds.compile_inline, zones.zone)
 
     def _journal(self) -> None:
         taken = self._core.take_group()

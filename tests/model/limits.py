@@ -10,28 +10,36 @@ every answer comes in two readings, `late` false and true; while no counter is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from google.protobuf import timestamp_pb2
 
 from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
+from tests.model.clocks import Hours, Ramp, hours_of, ramp_of, run_at
 from tests.model.windows import DAY_MS, CalendarWindow, Rolling, Window
 
 CONTACT, ADDRESS = attempt_pb2.DIMENSION_CONTACT, attempt_pb2.DIMENSION_ADDRESS
 MESSAGES = policy_pb2.MEASURE_MESSAGES
-MEASURED = {policy_pb2.MEASURE_CONTACTS: CONTACT, policy_pb2.MEASURE_ADDRESSES: ADDRESS}
+# What a pause measures: the run of messages that the newest one stands in.
+RUN = 4
+MEASURED: dict[int, attempt_pb2.Dimension.ValueType] = {
+    policy_pb2.MEASURE_CONTACTS: CONTACT,
+    policy_pb2.MEASURE_ADDRESSES: ADDRESS,
+}
 FIELD_NAMES = {
     number: name.removeprefix("DIMENSION_").lower()
     for name, number in attempt_pb2.Dimension.items()
     if number
 }
 ENFORCED = policy_pb2.ENFORCEMENT_ENFORCED
-FULL_REASONS = {
+FULL_REASONS: dict[int, decision_pb2.Reason.ValueType] = {
     policy_pb2.MEASURE_MESSAGES: decision_pb2.REASON_MESSAGE_CAP,
     policy_pb2.MEASURE_CONTACTS: decision_pb2.REASON_CONTACT_CAP,
     policy_pb2.MEASURE_ADDRESSES: decision_pb2.REASON_ADDRESS_CAP,
+    RUN: decision_pb2.REASON_PAUSE,
 }
 EXACT_ENTRIES = 1_440
 RETRY_REACH_MS = 400 * DAY_MS
@@ -58,9 +66,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a counter counts. Limits of equal kinds share their counters."""
+    """What a counter counts. Limits of equal kinds share their counters. The window of a pause
+    lasts as long as the break."""
 
-    measure: policy_pb2.Measure.ValueType
+    measure: int
     per: frozenset[Dimension]
     window: Window
     counts: frozenset[Condition]
@@ -73,7 +82,12 @@ class Kind:
 
     def member(self, fields: Fields) -> str | None:
         """Whom a distinct counter counts once. For a message counter "", whoever it is."""
-        return "" if self.measure == MESSAGES else fields.get(MEASURED[self.measure])
+        return "" if self.sums else fields.get(MEASURED[self.measure])
+
+    @property
+    def sums(self) -> bool:
+        """Whether messages are counted, and not whom they go to."""
+        return self.measure in (MESSAGES, RUN)
 
     def counts_message(self, fields: Fields) -> bool:
         return (
@@ -99,10 +113,16 @@ class Limit:
 
     policy: str
     limit_id: str
-    kind: Kind
+    kind: Kind | None  # None for hours
     max_count: int
     enforcement: policy_pb2.Enforcement.ValueType
     applies_to: frozenset[Condition]
+    ramp: Ramp | None = None
+    hours: Hours | None = None
+
+    def max_at(self, t: int) -> int:
+        """The maximum that is in force at t."""
+        return self.max_count if self.ramp is None else self.ramp.max_at(t, self.max_count)
 
     def applies(self, fields: Fields) -> bool:
         """Whether it may be about such an attempt: a missing field never gets around a limit."""
@@ -110,9 +130,8 @@ class Limit:
 
     def missing(self, fields: Fields) -> set[Dimension]:
         """The dimensions that the limit needs and an attempt with these fields lacks."""
-        return self.kind.missing(fields) | (
-            {test.dimension for test in self.applies_to} - set(fields)
-        )
+        missing = {test.dimension for test in self.applies_to} - set(fields)
+        return missing if self.kind is None else missing | self.kind.missing(fields)
 
 
 def conditions_of(match: policy_pb2.Match) -> frozenset[Condition]:
@@ -132,9 +151,21 @@ def window_of(window: policy_pb2.Window) -> Window:
 def limit_of(limit: policy_pb2.Limit, policy: str = "") -> Limit:
     applies_to = conditions_of(limit.applies_to)
     counts = conditions_of(limit.counts) if limit.HasField("counts") else applies_to
-    cap = limit.cap
-    kind = Kind(cap.measure, frozenset(cap.per), window_of(cap.window), counts)
-    return Limit(policy, limit.limit_id, kind, cap.max_count, limit.enforcement, applies_to)
+    kind, max_count, ramp, hours = None, 0, None, None
+    if limit.HasField("hours"):
+        hours = hours_of(limit.hours)
+    elif limit.HasField("pause"):
+        pause = limit.pause
+        max_count = pause.after_count
+        kind = Kind(RUN, frozenset(pause.per), Rolling(pause.duration.ToMilliseconds()), counts)
+    else:
+        cap = limit.cap
+        max_count = cap.max_count
+        kind = Kind(cap.measure, frozenset(cap.per), window_of(cap.window), counts)
+        ramp = ramp_of(cap.ramp) if cap.HasField("ramp") else None
+    return Limit(
+        policy, limit.limit_id, kind, max_count, limit.enforcement, applies_to, ramp, hours
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +185,7 @@ class Message:
 class Entry:
     """One message as it stands in one counter."""
 
+    at_ms: int
     exit_ms: int
     late_exit_ms: int
     message_count: int
@@ -174,6 +206,19 @@ class Standing:
     message_count: int
     counted: bool  # whether the counter would count the attempt
     since_ms: int  # the counter holds what was sent from then on
+    contact_zone: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        assert self.limit.kind is not None
+        return self.limit.kind
+
+    def run(self, t: int) -> list[tuple[int, int]]:
+        """The run at t, of a pause: (instant, messages), the newest first."""
+        assert self.entries is not None
+        sent = [(entry.at_ms, entry.message_count) for entry in self.entries]
+        assert isinstance(self.kind.window, Rolling)
+        return run_at(sent, self.kind.window.duration_ms, t)
 
     @property
     def denies_when_full(self) -> bool:
@@ -181,38 +226,58 @@ class Standing:
 
     def used(self, t: int, late: bool) -> int:
         assert self.entries is not None
+        if self.limit.hours is not None:
+            return 0
+        if self.kind.measure == RUN:
+            return sum(count for _, count in self.run(t))
         inside = [entry for entry in self.entries if entry.leaves_ms(late) > t]
-        if self.limit.kind.measure == MESSAGES:
+        if self.kind.measure == MESSAGES:
             return sum(entry.message_count for entry in inside)
         return len({entry.member for entry in inside})
 
     def over_max(self) -> bool:
         """Whether the attempt is larger than the cap itself and never passes."""
+        if self.limit.hours is not None:
+            return False
         if self.limit.max_count == 0:
             return True
-        return self.limit.kind.measure == MESSAGES and self.message_count > self.limit.max_count
+        return self.kind.sums and self.message_count > self.limit.max_count
 
     def fits(self, t: int, late: bool) -> bool:
         """Whether the attempt fits at t, as if the counter counted it. A message cap of up to
         1,440 is exact whatever the traffic."""
         assert self.entries is not None
-        if self.over_max():
+        hours = self.limit.hours
+        if hours is not None:
+            return hours.open(hours.zone_for(self.contact_zone), t)
+        max_count = self.limit.max_at(t)
+        if self.over_max() or max_count == 0:
             return False
-        if self.limit.kind.measure == MESSAGES:
-            late = late and self.limit.max_count > EXACT_ENTRIES
-            return self.used(t, late) + self.message_count <= self.limit.max_count
+        if self.kind.sums:
+            late = late and max_count > EXACT_ENTRIES
+            return self.used(t, late) + self.message_count <= max_count
         known = any(e.member == self.member and e.leaves_ms(late) > t for e in self.entries)
-        return known or self.used(t, late) + 1 <= self.limit.max_count
+        return known or self.used(t, late) + 1 <= max_count
 
     def exits(self, t: int, late: bool) -> set[int]:
-        """The only instants after t at which anything about this limit can change by itself."""
+        """The only instants after t at which the counter of this limit can change by itself."""
         assert self.entries is not None
+        if self.limit.kind is not None and self.kind.measure == RUN:
+            ends = {self.kind.window.exit_ms(entry.at_ms) for entry in self.entries[-1:]}
+            return {end_ms for end_ms in ends if end_ms > t}
         return {entry.leaves_ms(late) for entry in self.entries if entry.leaves_ms(late) > t}
+
+    def turns(self, t: int) -> Iterator[int]:
+        """The only instants after t, in order, at which the limit itself may change."""
+        hours, ramp = self.limit.hours, self.limit.ramp
+        if hours is not None:
+            return hours.turns(hours.zone_for(self.contact_zone), t)
+        return iter(()) if ramp is None else ramp.turns(t)
 
     def reset_ms(self, t: int, late: bool) -> int | None:
         """The earliest instant at which `used` falls; read late, the latest at which it may fall
         first in any counter between the two readings."""
-        if late and self.limit.kind.measure == MESSAGES:
+        if late and self.kind.measure == MESSAGES:
             assert self.entries is not None
             inside = [entry.late_exit_ms for entry in self.entries if entry.exit_ms > t]
             return min(inside, default=None)
@@ -223,24 +288,26 @@ class Standing:
     @property
     def reason(self) -> decision_pb2.Reason.ValueType:
         """Why the attempt does not fit."""
+        if self.limit.hours is not None:
+            return decision_pb2.REASON_HOURS
         if self.over_max():
             return decision_pb2.REASON_MESSAGE_COUNT_OVER_MAX
-        return FULL_REASONS[self.limit.kind.measure]
+        return FULL_REASONS[self.kind.measure]
 
     def after(self, at_ms: int) -> Standing:
         """The same limit once the attempt is counted, if its counter counts it."""
         if not self.counted or self.entries is None:
             return self
         assert self.member is not None
-        exit_ms = self.limit.kind.window.exit_ms(at_ms)
-        entry = Entry(exit_ms, exit_ms, self.message_count, self.member)
+        exit_ms = self.kind.window.exit_ms(at_ms)
+        entry = Entry(at_ms, exit_ms, exit_ms, self.message_count, self.member)
         return replace(self, entries=[*self.entries, entry])
 
     def status(self, now_ms: int, allowed: bool, late: bool) -> decision_pb2.LimitStatus:
         """What a decision shows of this limit: the counts after the attempt, if it is allowed and
         counted here."""
         if self.entries is None:
-            status = self._blank()
+            status = self._blank(now_ms)
             status.reason = decision_pb2.REASON_NOT_EVALUATED
             return status
         status = self.after(now_ms)._counts(now_ms, late) if allowed else self._counts(now_ms, late)
@@ -252,24 +319,32 @@ class Standing:
     def usage(self, now_ms: int, late: bool) -> decision_pb2.LimitStatus:
         """What GetUsage shows of this limit: the counts as they are, and whether they are over."""
         status = self.status(now_ms, False, late)
-        if self.entries is not None:
+        if self.entries is not None and self.limit.hours is None:
             status.exceeded = status.used_count > status.max_count
         return status
 
-    def _blank(self) -> decision_pb2.LimitStatus:
+    def _blank(self, now_ms: int) -> decision_pb2.LimitStatus:
         return decision_pb2.LimitStatus(
             policy=self.limit.policy,
             limit_id=self.limit.limit_id,
-            max_count=self.limit.max_count,
+            max_count=self.limit.max_at(now_ms),
             enforcement=self.limit.enforcement,
         )
 
     def _counts(self, now_ms: int, late: bool) -> decision_pb2.LimitStatus:
-        status = self._blank()
+        status = self._blank(now_ms)
+        if self.limit.hours is not None:
+            return status
         status.used_count = self.used(now_ms, late)
-        status.remaining_count = max(0, self.limit.max_count - status.used_count)
+        status.remaining_count = max(0, status.max_count - status.used_count)
         set_time(status.reset_time, self.reset_ms(now_ms, late))
-        if self.limit.kind.window.first_ms(now_ms) < self.since_ms:
+        # What was sent before a run could have been part of it.
+        end_ms = (
+            min((at_ms for at_ms, _ in self.run(now_ms)), default=now_ms)
+            if (self.kind.measure == RUN)
+            else now_ms
+        )
+        if self.kind.window.first_ms(end_ms) < self.since_ms:
             set_time(status.counted_since_time, self.since_ms)
         return status
 
@@ -279,13 +354,21 @@ def set_time(timestamp: timestamp_pb2.Timestamp, instant_ms: int | None) -> None
         timestamp.FromMilliseconds(instant_ms)
 
 
+def changes_of(standings: Sequence[Standing], t: int, late: bool) -> Iterator[int]:
+    """The only instants after t, in order, at which anything about these limits can change by
+    itself."""
+    exits = set[int]().union(*(standing.exits(t, late) for standing in standings))
+    return heapq.merge(sorted(exits), *(standing.turns(t) for standing in standings))
+
+
 def first_passing(standings: Sequence[Standing], now_ms: int, late: bool) -> int | None:
     """The earliest instant, at most 400 days ahead, at which the attempt fits all these limits at
     once if nothing else is sent: tried at every instant at which anything changes."""
     if any(standing.over_max() for standing in standings):
         return None
-    changes = set[int]().union(*(standing.exits(now_ms, late) for standing in standings))
-    for instant in [now_ms, *sorted(changes)]:
+    if all(standing.fits(now_ms, late) for standing in standings):
+        return now_ms
+    for instant in changes_of(standings, now_ms, late):
         if instant > now_ms + RETRY_REACH_MS:
             return None
         if all(standing.fits(instant, late) for standing in standings):

@@ -27,6 +27,7 @@ from tests.model.limits import (
     Limit,
     Message,
     Standing,
+    changes_of,
     first_passing,
     limit_of,
     set_time,
@@ -51,6 +52,7 @@ class Attempt:
     account: str
     fields: Fields
     message_count: int
+    zone: str = ""  # that the contact lives in
 
 
 def attempt_of(
@@ -62,9 +64,10 @@ def attempt_of(
     whole.CopyFrom(attempt)
     if recipient is not None:
         whole.contact, whole.address = recipient.contact, recipient.address
+        whole.contact_time_zone = recipient.contact_time_zone
     values = {number: str(getattr(whole, name)) for number, name in FIELD_NAMES.items()}
     fields = {number: value for number, value in values.items() if value}
-    return Attempt(whole.account, fields, whole.message_count or 1)
+    return Attempt(whole.account, fields, whole.message_count or 1, zone=whole.contact_time_zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +197,24 @@ class Oracle:
         for limit in limits:
             if not limit.applies(attempt.fields):
                 continue
-            # A kind that is asked for the first time starts here.
-            counting = account.kinds.get(limit.kind, Counting(self.position, now_ms))
             missing = limit.missing(attempt.fields)
             if missing and refuse and limit.enforcement == ENFORCED:
                 raise Refused("MISSING_FIELD", {FIELD_NAMES[dimension] for dimension in missing})
+            kind = limit.kind
+            if kind is None:
+                standings.append(clock_standing(limit, attempt, bool(missing), now_ms))
+                continue
+            # A kind that is asked for the first time starts here.
+            counting = account.kinds.get(kind, Counting(self.position, now_ms))
             standings.append(
                 Standing(
                     limit,
                     None
                     if missing
-                    else account.entries(limit.kind, counting, attempt.fields, later, now_ms),
-                    limit.kind.member(attempt.fields),
+                    else account.entries(kind, counting, attempt.fields, later, now_ms),
+                    kind.member(attempt.fields),
                     attempt.message_count,
-                    limit.kind.counts_message(attempt.fields),
+                    kind.counts_message(attempt.fields),
                     counting.since_ms,
                 )
             )
@@ -273,15 +280,19 @@ class Oracle:
         for limit in limits:
             if not limit.applies(attempt.fields):
                 continue
-            counting = account.kinds.get(limit.kind, Counting(self.position, now_ms))
+            kind = limit.kind
+            if kind is None:
+                standings.append(clock_standing(limit, attempt, False, now_ms))
+                continue
+            counting = account.kinds.get(kind, Counting(self.position, now_ms))
             entries = None
-            if limit.kind.key(attempt.fields) is not None:
-                entries = account.entries(limit.kind, counting, attempt.fields, later, now_ms)
+            if kind.key(attempt.fields) is not None:
+                entries = account.entries(kind, counting, attempt.fields, later, now_ms)
             standings.append(
                 Standing(
                     limit,
                     entries,
-                    limit.kind.member(attempt.fields),
+                    kind.member(attempt.fields),
                     attempt.message_count,
                     False,
                     counting.since_ms,
@@ -292,7 +303,8 @@ class Oracle:
     def _count(self, attempt: Attempt, inline_limits: InlineLimits, now_ms: int) -> int:
         """Counts an allowed attempt, and says the how manieth of its account it is."""
         account = self.accounts.setdefault(attempt.account, self.account(attempt.account))
-        kinds = [limit_of(limit).kind for limit in inline_limits]
+        found = [limit_of(limit).kind for limit in inline_limits]
+        kinds = [kind for kind in found if kind is not None]
         assigned = self.book.kinds_of(attempt.account)
         account.keep_inline(kinds, assigned, self.position, now_ms)
         account.messages.append(
@@ -489,13 +501,14 @@ class Oracle:
     ) -> int | None:
         """The earliest instant, at most 400 days ahead, at which the whole batch passes if nothing
         else is sent: tried at every instant at which anything changes."""
-        changes: set[int] = set()
+        evaluated: list[Standing] = []
         for row in rows:
             _, limits = self._limits(row.attempt, inline_limits)
-            for standing in self.standings(row.attempt, limits, now_ms):
-                if standing.entries is not None:
-                    changes |= standing.exits(now_ms, late=False)
-        for instant in sorted(changes):
+            standings = self.standings(row.attempt, limits, now_ms)
+            if any(s.over_max() for s in standings if s.denies_when_full):
+                return None
+            evaluated += [each for each in standings if each.entries is not None]
+        for instant in changes_of(evaluated, now_ms, late=False):
             if instant > now_ms + RETRY_REACH_MS:
                 return None
             if self._all_pass(rows, inline_limits, instant):
@@ -516,6 +529,14 @@ class Oracle:
 # --------------------------------------------------------------------------- helpers
 
 
+def clock_standing(limit: Limit, attempt: Attempt, missing: bool, now_ms: int) -> Standing:
+    """Where a limit stands that reads no counter."""
+    entries = None if missing else ()
+    return Standing(
+        limit, entries, "", attempt.message_count, False, now_ms, contact_zone=attempt.zone
+    )
+
+
 def require_contacts(attempts: Sequence[Attempt]) -> None:
     """An attempt is to somebody."""
     if any(CONTACT not in attempt.fields for attempt in attempts):
@@ -530,7 +551,8 @@ def payload_of(attempt: Attempt, inline_limits: InlineLimits) -> bytes:
     """What is asked for under a request id: everything but the view."""
     fields = sorted(attempt.fields.items())
     limits = [limit.SerializeToString(deterministic=True) for limit in inline_limits]
-    return repr((attempt.account, fields, attempt.message_count, limits)).encode()
+    what = (attempt.account, fields, attempt.message_count, attempt.zone, limits)
+    return repr(what).encode()
 
 
 def payload_of_batch(request: decision_service_pb2.CommitBatchRequest) -> bytes:

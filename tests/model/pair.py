@@ -359,6 +359,7 @@ def whole_attempt(
     whole = attempt_pb2.Attempt()
     whole.CopyFrom(attempt)
     whole.contact, whole.address = recipient.contact, recipient.address
+    whole.contact_time_zone = recipient.contact_time_zone
     return whole
 
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from limiter.v1 import attempt_pb2, decision_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model import strategies
+from tests.model.clocks import run_at
 from tests.model.driver import Driver, Fault
-from tests.model.limits import MESSAGES, Limit, limit_of
+from tests.model.limits import MESSAGES, RUN, Limit, limit_of
 from tests.model.oracle import ALLOWED, DENIED, attempt_of
 from tests.model.pair import Pair, same_usage
-from tests.model.windows import DAY_MS
+from tests.model.windows import DAY_MS, Rolling
 
 # Makes a service that starts at an instant.
 MakeDriver = Callable[[int], Driver]
@@ -95,21 +96,35 @@ def inside_counts(
     limit: Limit, sent: Sequence[tuple[int, attempt_pb2.Attempt]], at_ms: int
 ) -> dict[tuple[str, ...], int]:
     """What stands inside each window of a limit at one instant, straight from the definition; by
-    the account and the values of `per`."""
-    members: dict[tuple[str, ...], list[str]] = {}
+    the account and the values of `per`. Of a pause, what stands in its run."""
+    assert limit.kind is not None
+    found: dict[tuple[str, ...], list[tuple[int, int, str]]] = {}
     for sent_ms, message in sent:
-        if not limit.kind.window.inside(sent_ms, at_ms):
-            continue
         attempt = attempt_of(message)
         key, member = limit.kind.key(attempt.fields), limit.kind.member(attempt.fields)
         assert key is not None
         assert member is not None
-        inside = members.setdefault((attempt.account, *key), [])
-        if limit.kind.measure == MESSAGES:
-            inside += [member] * attempt.message_count
-        elif member not in inside:
-            inside.append(member)
-    return {key: len(inside) for key, inside in members.items()}
+        entry = (sent_ms, attempt.message_count, member)
+        found.setdefault((attempt.account, *key), []).append(entry)
+    counts = {}
+    for key, entries in found.items():
+        if limit.kind.measure == RUN:
+            assert isinstance(limit.kind.window, Rolling)
+            pairs = [(sent_ms, count) for sent_ms, count, _ in entries]
+            run = run_at(pairs, limit.kind.window.duration_ms, at_ms)
+            counts[key] = sum(count for _, count in run)
+            continue
+        inside = [each for each in entries if limit.kind.window.inside(each[0], at_ms)]
+        messages = sum(count for _, count, _ in inside)
+        people = len({member for _, _, member in inside})
+        counts[key] = messages if limit.kind.measure == MESSAGES else people
+    return counts
+
+
+def is_open_for(limit: Limit, message: attempt_pb2.Attempt, at_ms: int) -> bool:
+    """Whether the hours of a limit are open for a message."""
+    assert limit.hours is not None
+    return limit.hours.open(limit.hours.zone_for(message.contact_time_zone), at_ms)
 
 
 def limits_of(world: strategies.World) -> list[Limit]:
@@ -130,10 +145,13 @@ def no_enforced_limit_is_ever_exceeded(make_driver: MakeDriver, story: Story) ->
             for status in response.decision.limit_statuses:
                 assert status.used_count <= status.max_count
     for limit in limits_of(story.world):
+        if limit.hours is not None:
+            assert all(is_open_for(limit, message, at_ms) for at_ms, message in sent)
+            continue
         # What is inside grows only when something is sent, and all of one instant is sent at once.
         for at_ms in sorted({at_ms for at_ms, _ in sent}):
             counts = inside_counts(limit, [each for each in sent if each[0] <= at_ms], at_ms)
-            assert all(count <= limit.max_count for count in counts.values()), (limit, counts)
+            assert all(count <= limit.max_at(at_ms) for count in counts.values()), (limit, counts)
     pair.driver.close()
 
 
@@ -152,14 +170,18 @@ def a_denial_is_justified(make_driver: MakeDriver, story: Story) -> None:
             continue
         binding = response.decision.binding_limit
         limit = by_id[binding.limit_id]
+        if limit.hours is not None:
+            assert not is_open_for(limit, step.request.attempt, pair.now_ms)
+            continue
+        assert limit.kind is not None
         attempt = attempt_of(step.request.attempt)
         counts = inside_counts(limit, sent, pair.now_ms)
         key = limit.kind.key(attempt.fields)
         assert key is not None
         used = counts.get((attempt.account, *key), 0)
-        added = attempt.message_count if limit.kind.measure == MESSAGES else 1
+        added = attempt.message_count if limit.kind.sums else 1
         assert binding.used_count == used
-        assert used + added > limit.max_count
+        assert used + added > limit.max_at(pair.now_ms)
     pair.driver.close()
 
 
@@ -358,6 +380,7 @@ def commit_of(
     """The commit that stands for one recipient of a batch."""
     attempt = copy_of(batch.attempt)
     attempt.contact, attempt.address = recipient.contact, recipient.address
+    attempt.contact_time_zone = recipient.contact_time_zone
     return service_pb2.CommitRequest(
         attempt=attempt,
         inline_limits=batch.inline_limits,

@@ -10,7 +10,9 @@ choice is always the simplest.
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -191,28 +193,82 @@ def make_match(dice: Dice) -> policy_pb2.Match:
 def make_limit(
     dice: Dice, limit_id: str, pool: Sequence[policy_pb2.Window], *, plain: bool = False
 ) -> policy_pb2.Limit:
-    """One cap over one of the windows of the pool; `plain`: enforced and unconditional."""
-    measure = dice.pick(policy_pb2.Measure.values()[1:])
-    free = [dimension for dimension in DIMENSIONS if dimension != MEASURED.get(measure)]
-    usual: list[list[Dimension]] = [[], [], free[:1], [attempt_pb2.DIMENSION_CHANNEL]]
-    per = dice.some(free, len(free)) if dice.one_in(3) else dice.pick(usual)
-    cap = policy_pb2.Cap(
-        measure=measure,
-        max_count=dice.pick((1, 2, 1, 2, 3, 4, 6, 0)),
-        per=per,
-        window=dice.pick(pool),
-    )
-    limit = policy_pb2.Limit(
-        limit_id=limit_id, cap=cap, enforcement=policy_pb2.ENFORCEMENT_ENFORCED
-    )
+    """Mostly a cap over one of the windows of the pool; `plain`: enforced and unconditional."""
+    limit = policy_pb2.Limit(limit_id=limit_id, enforcement=policy_pb2.ENFORCEMENT_ENFORCED)
+    way = dice.below(12)
+    if way == 11:
+        limit.hours.CopyFrom(make_hours(dice))
+    elif way >= 9:
+        limit.pause.CopyFrom(make_pause(dice))
+    else:
+        limit.cap.CopyFrom(make_cap(dice, pool))
+        if way == 8:
+            limit.cap.ramp.CopyFrom(make_ramp(dice))
     if not plain:
         if dice.one_in(5):
             limit.enforcement = dice.pick(NEVER_DENYING)
         if dice.one_in(2):
             limit.applies_to.CopyFrom(make_match(dice))
-        if dice.one_in(3):
+        if not limit.HasField("hours") and dice.one_in(3):
             limit.counts.CopyFrom(make_match(dice))
     return limit
+
+
+def make_cap(dice: Dice, pool: Sequence[policy_pb2.Window]) -> policy_pb2.Cap:
+    measure = dice.pick(policy_pb2.Measure.values()[1:])
+    return policy_pb2.Cap(
+        measure=measure,
+        max_count=dice.pick((1, 2, 1, 2, 3, 4, 6, 0)),
+        per=pick_per(dice, MEASURED.get(measure)),
+        window=dice.pick(pool),
+    )
+
+
+def pick_per(dice: Dice, measured: Dimension | None = None) -> list[Dimension]:
+    free = [dimension for dimension in DIMENSIONS if dimension != measured]
+    usual: list[list[Dimension]] = [[], [], free[:1], [attempt_pb2.DIMENSION_CHANNEL]]
+    return dice.some(free, len(free)) if dice.one_in(3) else dice.pick(usual)
+
+
+def make_ramp(dice: Dice) -> policy_pb2.Ramp:
+    """A maximum that grows around the days at which clocks change."""
+    zone = dice.pick(ZONES)
+    start = dt.date(1970, 1, 1) + dt.timedelta(days=dice.pick(turning_points()) // DAY_MS)
+    start += dt.timedelta(days=dice.below(5) - 3)
+    if dice.one_in(2):
+        daily = policy_pb2.Ramp.DailyStep(
+            start_date=start.isoformat(), start_count=dice.below(3), step_count=1 + dice.below(2)
+        )
+        return policy_pb2.Ramp(time_zone=zone, daily_step=daily)
+    tiers = policy_pb2.Ramp.Tiers()
+    for count in range(1 + dice.below(3)):
+        tiers.tiers.add(start_date=start.isoformat(), max_count=count + dice.below(3))
+        start += dt.timedelta(days=1 + dice.below(40))
+    for before, after in itertools.pairwise(tiers.tiers):
+        # One that falls would not keep up with what it has let go.
+        after.max_count = max(before.max_count, after.max_count)
+    return policy_pb2.Ramp(time_zone=zone, tiers=tiers)
+
+
+def make_pause(dice: Dice) -> policy_pb2.Pause:
+    pause = policy_pb2.Pause(after_count=dice.pick((1, 2, 3, 5)), per=pick_per(dice))
+    pause.duration.FromMilliseconds(dice.pick((*ROLLING_MS[:7], 62 * DAY_MS)))
+    return pause
+
+
+def make_hours(dice: Dice) -> policy_pb2.Hours:
+    """Hours that often begin, end or lie where clocks change."""
+    hours = policy_pb2.Hours(time_zone=dice.pick((*ZONES, "RECIPIENT", "RECIPIENT")))
+    if hours.time_zone == "RECIPIENT":
+        hours.fallback_time_zone = dice.pick(ZONES[1:])
+    for _ in range(1 + dice.below(2)):
+        days = policy_pb2.DayOfWeek.values()[1:]
+        hours.ranges.add(
+            days=days if dice.one_in(2) else dice.some(days, 7) or days[:1],
+            start_minute=dice.pick((9 * 60, 0, 1, 90, 2 * 60, 150, 22 * 60, 1_439)),
+            end_minute=dice.pick((17 * 60, 1, 60, 2 * 60, 135, 3 * 60, 22 * 60, 1_440)),
+        )
+    return hours
 
 
 @dataclass(frozen=True)
@@ -308,7 +364,12 @@ def make_attempt(dice: Dice, whole: bool | None = None) -> attempt_pb2.Attempt:
         lacking = not whole and dice.one_in(4)
         setattr(attempt, FIELD_NAMES[dimension], "" if lacking else dice.pick(values))
     attempt.message_count = dice.pick((0, 1, 0, 1, 0, 2, 3, 7))
+    attempt.contact_time_zone = pick_contact_zone(dice)
     return attempt
+
+
+def pick_contact_zone(dice: Dice) -> str:
+    return dice.pick(ZONES) if dice.one_in(3) else ""
 
 
 @st.composite
@@ -347,7 +408,7 @@ def batches(
     """A batch with some recipients twice, all with an address or mostly without."""
     dice = Dice(draw)
     attempt = make_attempt(dice)
-    attempt.contact = attempt.address = ""
+    attempt.contact = attempt.address = attempt.contact_time_zone = ""
     batch = service_pb2.CommitBatchRequest(
         attempt=attempt,
         inline_limits=pick_inline(dice, choices),
@@ -362,6 +423,7 @@ def batches(
             contact="" if dice.one_in(60) else dice.pick(VALUES[CONTACT]),
             address=dice.pick(addresses),
             reference=dice.pick(("", "row")),
+            contact_time_zone=pick_contact_zone(dice),
             request_id=f"id-{number}" if dice.one_in(8) else "",
         )
     return batch

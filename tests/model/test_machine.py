@@ -100,7 +100,10 @@ class Machine(RuleBasedStateMachine):
             changed = policy_pb2.Policy()
             changed.CopyFrom(policy)
             for limit in changed.limits:
-                limit.cap.max_count = data.draw(st.integers(0, 5), "maximum")
+                if limit.HasField("cap"):
+                    limit.cap.max_count = data.draw(st.integers(0, 5), "maximum")
+                elif limit.HasField("pause"):
+                    limit.pause.after_count = data.draw(st.integers(1, 5), "messages in a row")
             policies.append(changed)
         self.pair.apply(policies, self.pair.assignments)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from limiter import bounds, model
+from limiter import bounds, kinds, model
+from limiter._kinds import Kind
 from limiter.model import (
     Assignment,
     CalendarUnit,
@@ -20,6 +21,7 @@ from limiter.model import (
     RollingWindow,
     Scope,
 )
+from limiter.timing import DailyStep, DayOfWeek, Hours, Pause, Ramp, Range, Tier, Tiers
 
 DAY = RollingWindow(bounds.DAY_MS)
 
@@ -46,6 +48,25 @@ def assignment(
     """An assignment in the scope's account."""
     name = model.child_name(scope.account, "assignments", assignment_id)
     return Assignment(name, assigned.name, scope, mandatory)
+
+
+def cap_of(capped: Limit) -> Cap:
+    """The cap of a limit that is one."""
+    assert isinstance(capped.rule, Cap)
+    return capped.rule
+
+
+def kind_of(counting: Limit) -> Kind:
+    """The kind that a limit with a counter reads."""
+    kind = kinds.kind_of(counting)
+    assert kind is not None
+    return kind
+
+
+def described_kind_of(counting: Limit) -> model.CounterKind | model.RunKind:
+    """The same as a plain value."""
+    assert counting.kind is not None
+    return counting.kind
 
 
 # --- Strategies -----------------------------------------------------------------------------------
@@ -91,16 +112,53 @@ def _sound_pers(measure: Measure) -> st.SearchStrategy[tuple[Dimension, ...]]:
 _pers = {measure: _sound_pers(measure) for measure in Measure}
 
 
+zone_names = st.sampled_from(["UTC", "Australia/Lord_Howe"])
+ramps = st.builds(
+    Ramp,
+    st.sampled_from(
+        [
+            DailyStep("2025-02-28", 0, 1),
+            DailyStep("1970-01-01", 50, bounds.CAP_MAX_COUNT_MAX),
+            Tiers((Tier("2025-03-01", 10),)),
+            Tiers((Tier("2024-02-29", 10), Tier("2024-03-01", 0), Tier("2100-12-31", 7))),
+        ]
+    ),
+    zone_names,
+)
+pauses = st.builds(
+    Pause,
+    st.sampled_from([1, bounds.PAUSE_AFTER_COUNT_MAX]),
+    st.sampled_from([1, bounds.MINUTE_MS, bounds.PAUSE_MS_MAX]),
+    st.sampled_from([(), (Dimension.CONTACT,), (Dimension.AGENT, Dimension.CONTACT)]),
+)
+ranges = st.sampled_from(
+    [
+        (Range((DayOfWeek.MONDAY,), 0, 1440),),
+        (Range(tuple(DayOfWeek), 1439, 1), Range((DayOfWeek.SUNDAY,), 600, 600)),
+    ]
+)
+hours = st.builds(Hours, ranges, zone_names) | st.builds(
+    Hours, ranges, st.just("RECIPIENT"), zone_names
+)
+
+
 @st.composite
-def limits(draw: st.DrawFn) -> Limit:
-    """A sound limit."""
+def caps(draw: st.DrawFn) -> Cap:
+    """A sound cap."""
     measure = draw(st.sampled_from(Measure))
     max_count = draw(st.sampled_from([0, 1, bounds.CAP_MAX_COUNT_MAX]))
+    return Cap(measure, max_count, draw(_pers[measure]), draw(windows), draw(st.none() | ramps))
+
+
+@st.composite
+def limits(draw: st.DrawFn, counting: bool = False) -> Limit:
+    """A sound limit; `counting` makes it one that reads a counter."""
+    rule = draw(st.one_of(caps(), caps(), pauses, *([] if counting else [hours])))
     return Limit(
         draw(ids),
-        Cap(measure, max_count, draw(_pers[measure]), draw(windows)),
+        rule,
         draw(matches),
-        draw(st.none() | matches),
+        None if isinstance(rule, Hours) else draw(st.none() | matches),
         draw(st.sampled_from(Enforcement)),
     )
 

@@ -126,6 +126,105 @@ def test_goals_and_limits_that_were_not_evaluated() -> None:
     assert text.endswith("2025-03-03 15:11:31 2025-03-03 12:00:00")
 
 
+def test_hours_are_open_or_closed() -> None:
+    count = {"maxCount": 0, "usedCount": 0, "remainingCount": 0, "resetTime": None}
+    is_open = status(**count)
+    closed = status(**count, exceeded=True, reason="REASON_HOURS")
+    text = shown(render.statuses([is_open, closed]))
+    assert " 0 open" in text
+    assert " 0 closed" in text
+    allowed = decided(
+        "ALLOWED", "WITHIN_LIMITS", limitStatuses=[json_format.MessageToDict(is_open)]
+    )
+    assert "warning" not in shown(render.decision(allowed))
+    denied = decided("DENIED", "HOURS", bindingLimit=json_format.MessageToDict(closed))
+    text = shown(render.decision(denied))
+    assert "outside the hours" in text
+    assert "used" not in text
+
+
+def test_a_break_that_is_due() -> None:
+    due = status(maxCount=3, usedCount=3, remainingCount=0, reason="REASON_PAUSE", exceeded=True)
+    text = shown(
+        render.decision(decided("DENIED", "PAUSE", bindingLimit=json_format.MessageToDict(due)))
+    )
+    assert "DENIED a break is due" in text
+    assert "3 of 3 messages in a row used, 0 left" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (
+            {"pause": {"afterCount": 20, "duration": "900s", "per": ["DIMENSION_AGENT"]}},
+            "a break of 15 min after 20 messages per agent (enforced)",
+        ),
+        (
+            {
+                "hours": {
+                    "timeZone": "RECIPIENT",
+                    "fallbackTimeZone": "Europe/Berlin",
+                    "ranges": [
+                        {
+                            "days": [
+                                f"DAY_OF_WEEK_{day}" for day in ("MONDAY", "TUESDAY", "FRIDAY")
+                            ],
+                            "startMinute": 540,
+                            "endMinute": 1440,
+                        },
+                        {
+                            "days": ["DAY_OF_WEEK_SATURDAY", "DAY_OF_WEEK_SUNDAY"],
+                            "startMinute": 1325,
+                            "endMinute": 60,
+                        },
+                    ],
+                }
+            },
+            (
+                "only Mon Tue Fri 09:00-24:00, Sat Sun 22:05-01:00 in the recipient's zone, else in"
+                " Europe/Berlin (enforced)"
+            ),
+        ),
+        (
+            {
+                "cap": {
+                    "measure": "MEASURE_CONTACTS",
+                    "maxCount": 1000,
+                    "window": {"rolling": "86400s"},
+                    "ramp": {
+                        "dailyStep": {"startDate": "2025-03-03", "startCount": 50, "stepCount": 25}
+                    },
+                }
+            },
+            (
+                "at most 1,000 contacts in any 24 h, from 50 on 2025-03-03 up by 25 a day in UTC"
+                " (enforced)"
+            ),
+        ),
+        (
+            {
+                "cap": {
+                    "measure": "MEASURE_MESSAGES",
+                    "maxCount": 1000,
+                    "window": {"rolling": "86400s"},
+                    "ramp": {
+                        "timeZone": "Europe/Berlin",
+                        "tiers": {"tiers": [{"startDate": "2025-03-03", "maxCount": 50}]},
+                    },
+                }
+            },
+            (
+                "at most 1,000 messages in any 24 h, growing in Europe/Berlin: 50 from 2025-03-03"
+                " (enforced)"
+            ),
+        ),
+    ],
+)
+def test_rules_that_look_at_the_clock_in_words(rule: dict[str, object], words: str) -> None:
+    value = {"limitId": "rule", "enforcement": "ENFORCEMENT_ENFORCED", **rule}
+    assert limit_in_words(json_format.ParseDict(value, policy_pb2.Limit())) == words
+
+
 def test_a_shadow_limit_says_what_it_would_do() -> None:
     fits = status(enforcement="ENFORCEMENT_SHADOW")
     over = status(enforcement="ENFORCEMENT_SHADOW", exceeded=True)

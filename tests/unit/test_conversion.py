@@ -114,14 +114,14 @@ def test_counts_present_and_empty_is_not_counts_left_out() -> None:
     same = read_limit(SOUND + queue)
     everything = read_limit(SOUND + queue + "counts {}")
     assert same.counts is None
-    assert same.kind.counts == (Condition(Dimension.SOURCE, ("queue",)),)
+    assert examples.described_kind_of(same).counts == (Condition(Dimension.SOURCE, ("queue",)),)
     assert everything.counts == ()
-    assert everything.kind.counts == ()
+    assert examples.described_kind_of(everything).counts == ()
 
 
 def test_what_a_calendar_leaves_out_has_a_default() -> None:
     text = SOUND.replace("rolling { seconds: 86400 }", "calendar { unit: CALENDAR_UNIT_DAY }")
-    assert read_limit(text).cap.window == CalendarWindow(CalendarUnit.DAY, "UTC", 1)
+    assert examples.cap_of(read_limit(text)).window == CalendarWindow(CalendarUnit.DAY, "UTC", 1)
 
 
 # --- What has no meaning --------------------------------------------------------------------------
@@ -135,12 +135,21 @@ CAP = SOUND[SOUND.index("cap") : SOUND.index("enforcement")]
     [
         (lambda text: text.replace(CAP, ""), "cap", "MISSING_FIELD"),
         (lambda text: text.replace(CAP, "cap {}"), "cap.measure", "MISSING_FIELD"),
-        (lambda text: text.replace(CAP, PAUSE), "pause", "FIELD_NOT_SERVED"),
-        (lambda text: text.replace(CAP, "hours {}"), "hours", "FIELD_NOT_SERVED"),
+        (lambda text: text.replace(CAP, PAUSE), "pause.duration", "MISSING_FIELD"),
+        (
+            lambda text: text.replace(CAP, "hours { ranges { days: 8 } }"),
+            "hours.ranges[0].days[0]",
+            "INVALID_FIELD",
+        ),
+        (
+            lambda text: text.replace(CAP, "hours { ranges { days: 0 } }"),
+            "hours.ranges[0].days[0]",
+            "MISSING_FIELD",
+        ),
         (
             lambda text: text.replace("max_count", "ramp {} max_count"),
             "cap.ramp",
-            "FIELD_NOT_SERVED",
+            "MISSING_FIELD",
         ),
         (lambda text: text.replace("MEASURE_CONTACTS", "4"), "cap.measure", "INVALID_FIELD"),
         (lambda text: text.replace("MEASURE_CONTACTS", "-1"), "cap.measure", "INVALID_FIELD"),
@@ -263,17 +272,18 @@ def test_access_groups_are_different_ones_of_the_policys_account(
 
 
 @examples.few
-@given(examples.limits())
+@given(examples.limits(counting=True))
 def test_a_kind_survives_as_bytes(limit: Limit) -> None:
-    definition = conversion.kind_to_bytes(limit.kind)
+    definition = conversion.kind_to_bytes(examples.described_kind_of(limit))
     assert conversion.kind_from_bytes(definition) == limit.kind
 
 
 @examples.few
-@given(examples.limits(), examples.limits())
+@given(examples.limits(counting=True), examples.limits(counting=True))
 def test_only_equal_kinds_have_equal_bytes(one: Limit, other: Limit) -> None:
-    same_bytes = conversion.kind_to_bytes(one.kind) == conversion.kind_to_bytes(other.kind)
-    assert same_bytes == (one.kind == other.kind)
+    kinds = [examples.described_kind_of(each) for each in (one, other)]
+    first, second = (conversion.kind_to_bytes(kind) for kind in kinds)
+    assert (first == second) == (kinds[0] == kinds[1])
 
 
 def test_the_bytes_of_a_kind_never_change() -> None:

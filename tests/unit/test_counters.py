@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from limiter import bounds
+from limiter import bounds, zones
 from limiter._calendar import Window, Zone
 from limiter._core import Core
 from limiter._hot import Decider
@@ -31,7 +31,7 @@ def make_decider(measure: int, max_count: int, window: Window) -> tuple[Core, De
     plan = Plan([Rule("policies/p", "limit", kind, max_count, ENFORCED, ())], True)
     binding = Binding([(kind, 0)], [], [], lambda resource, campaign: plan)
     core = Core(bytes(32), lambda account: binding, lambda definition: kind)
-    return core, Decider(core, lambda raw: pytest.fail("no inline limits here"))
+    return core, Decider(core, lambda raw: pytest.fail("no inline limits here"), zones.zone)
 
 
 def commit(

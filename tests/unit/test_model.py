@@ -24,6 +24,7 @@ from limiter.model import (
     RollingWindow,
     Scope,
 )
+from limiter.timing import Hours, Pause
 from tests.unit import policy_examples as examples
 
 _Item = TypeVar("_Item")
@@ -50,7 +51,7 @@ def test_a_sound_assignment_passes(assignment: Assignment) -> None:
 
 def with_cap(**changes: object) -> Limit:
     sound = examples.limit()
-    return replace(sound, cap=replace(sound.cap, **changes))  # type: ignore[arg-type]
+    return replace(sound, rule=replace(examples.cap_of(sound), **changes))  # type: ignore[arg-type]
 
 
 CASES: list[tuple[Limit, str, str]] = [
@@ -264,7 +265,7 @@ def test_the_second_of_two_equal_names_is_named() -> None:
 
 
 @examples.few
-@given(examples.limits(), st.randoms(use_true_random=False))
+@given(examples.limits(counting=True), st.randoms(use_true_random=False))
 def test_order_does_not_make_another_kind(limit: Limit, random: Random) -> None:
     def shuffled(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
         return tuple(random.sample(items, len(items)))
@@ -273,10 +274,16 @@ def test_order_does_not_make_another_kind(limit: Limit, random: Random) -> None:
         doubled = match + match[:1]
         return tuple(replace(each, values=shuffled(each.values)) for each in shuffled(doubled))
 
+    assert not isinstance(limit.rule, Hours)
+    per = shuffled(limit.rule.per)
     other = replace(
         limit,
         limit_id="other",
-        cap=replace(limit.cap, per=shuffled(limit.cap.per), max_count=7),
+        rule=(
+            replace(limit.rule, per=per, after_count=7)
+            if isinstance(limit.rule, Pause)
+            else replace(limit.rule, per=per, max_count=7, ramp=None)
+        ),
         counts=remixed(limit.applies_to if limit.counts is None else limit.counts),
         enforcement=Enforcement.GOAL,
     )
@@ -285,13 +292,17 @@ def test_order_does_not_make_another_kind(limit: Limit, random: Random) -> None:
 
 def test_what_makes_another_kind() -> None:
     sound = examples.limit(per=(Dimension.CONTACT,))
+    cap = examples.cap_of(sound)
     team = (Condition(Dimension.TEAM, ("a",)),)
     others = [
-        replace(sound, cap=replace(sound.cap, measure=Measure.ADDRESSES)),
-        replace(sound, cap=replace(sound.cap, per=())),
-        replace(sound, cap=replace(sound.cap, per=(Dimension.CONTACT, Dimension.CHANNEL))),
-        replace(sound, cap=replace(sound.cap, window=RollingWindow(bounds.DAY_MS + 1))),
-        replace(sound, cap=replace(sound.cap, window=CalendarWindow(CalendarUnit.DAY))),
+        replace(sound, rule=replace(cap, measure=Measure.ADDRESSES)),
+        replace(sound, rule=replace(cap, per=())),
+        replace(sound, rule=replace(cap, per=(Dimension.CONTACT, Dimension.CHANNEL))),
+        replace(sound, rule=replace(cap, window=RollingWindow(bounds.DAY_MS + 1))),
+        replace(sound, rule=replace(cap, window=CalendarWindow(CalendarUnit.DAY))),
+        replace(sound, rule=Pause(1, bounds.DAY_MS, cap.per)),
+        replace(sound, rule=Pause(1, bounds.DAY_MS)),
+        replace(sound, rule=Pause(1, bounds.HOUR_MS)),
         replace(sound, counts=team),
         replace(sound, applies_to=team),
         replace(sound, counts=(Condition(Dimension.TEAM, ("a",), negate=True),)),

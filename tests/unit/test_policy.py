@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from limiter import bounds, errors, kinds, model
+from limiter import bounds, errors, model
 from limiter._kinds import Binding
 from limiter.journal_v1 import revision_pb2
 from limiter.model import (
@@ -21,7 +21,7 @@ from limiter.model import (
     Scope,
 )
 from limiter.policy import PolicyStore, Prepared
-from tests.unit.policy_examples import assignment, limit, policy
+from tests.unit.policy_examples import assignment, kind_of, limit, policy
 
 NOW_MS = 1_800_000_000_000
 
@@ -85,7 +85,7 @@ def kinds_of(binding: Binding) -> dict[bytes, int]:
 
 
 def definition(limit: Limit) -> bytes:
-    return kinds.kind_of(limit).definition
+    return kind_of(limit).definition
 
 
 # --- Edits ----------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter import errors, kinds, model
+from limiter import errors, kinds, model, zones
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter.model import Assignment, Dimension, Limit, Policy, RollingWindow, Scope
 from limiter.policy import PolicyStore
 from limiter.v1 import attempt_pb2, decision_service_pb2
-from tests.unit.policy_examples import assignment, few, limit, policy
+from tests.unit.policy_examples import assignment, cap_of, few, kind_of, limit, policy
 from tests.unit.test_policy import NOW_MS, Log, kinds_of
 
 ACCOUNTS = ["a", "b"]
@@ -82,7 +82,7 @@ def test_the_core_applies_what_a_look_at_every_assignment_says(placed: list[Assi
     core = Core(bytes(32), store.bind, kinds.define_kind)
     store.connect(core)
     edit(store, [*POLICIES, *placed], NOW_MS)
-    decider = Decider(core, kinds.compile_inline)
+    decider = Decider(core, kinds.compile_inline, zones.zone)
     limit_ids = {each.name: [made.limit_id for made in each.limits] for each in POLICIES}
     for account in [*ACCOUNTS, "c"]:
         for resource in ["", *RESOURCES]:
@@ -150,9 +150,9 @@ class Book:
 
     def revise(self, now_ms: int) -> None:
         """Works out the kinds that are kept from now on."""
-        longest_ms = {kinds.kind_of(each).definition: each.cap.window.longest_ms for each in LIMITS}
+        longest_ms = {kind_of(each).definition: cap_of(each).window.longest_ms for each in LIMITS}
         used = {
-            (each.scope.account, kinds.kind_of(made).definition)
+            (each.scope.account, kind_of(made).definition)
             for each in self.assignments.values()
             for made in self.policies[each.policy].limits
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from limiter.cli.durations import DAY_MS, in_words
 from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
 
@@ -39,6 +41,7 @@ _COUNTED = {
     decision_pb2.REASON_CONTACT_CAP: "contacts",
     decision_pb2.REASON_ADDRESS_CAP: "addresses",
     decision_pb2.REASON_MESSAGE_CAP: "messages",
+    decision_pb2.REASON_PAUSE: "messages in a row",
 }
 
 
@@ -115,12 +118,67 @@ def scope_in_words(assignment: policy_pb2.Assignment) -> str:
 
 
 def _rule_in_words(limit: policy_pb2.Limit) -> str:
+    if limit.HasField("pause"):
+        return _pause_in_words(limit.pause)
+    if limit.HasField("hours"):
+        return _hours_in_words(limit.hours)
     if not limit.HasField("cap"):
         return f"a rule of kind {limit.WhichOneof('rule') or 'unknown'}"
     cap = limit.cap
-    per = " and ".join(dimension_in_words(each) for each in cap.per)
     counted = f"{cap.max_count:,} {measure_in_words(cap.measure, cap.max_count)}"
-    return f"at most {counted}{f' per {per}' if per else ''} in {window_in_words(cap.window)}"
+    words = f"at most {counted}{_per_in_words(cap.per)} in {window_in_words(cap.window)}"
+    return f"{words}, {_ramp_in_words(cap.ramp)}" if cap.HasField("ramp") else words
+
+
+def _per_in_words(per: Sequence[attempt_pb2.Dimension.ValueType]) -> str:
+    return f" per {' and '.join(dimension_in_words(each) for each in per)}" if per else ""
+
+
+def _ramp_in_words(ramp: policy_pb2.Ramp) -> str:
+    zone = ramp.time_zone or "UTC"
+    if ramp.HasField("daily_step"):
+        daily = ramp.daily_step
+        return (
+            f"from {daily.start_count:,} on {daily.start_date} up by {daily.step_count:,} a day"
+            f" in {zone}"
+        )
+    tiers = ", ".join(f"{each.max_count:,} from {each.start_date}" for each in ramp.tiers.tiers)
+    return f"growing in {zone}: {tiers}"
+
+
+def _pause_in_words(pause: policy_pb2.Pause) -> str:
+    messages = "message" if pause.after_count == 1 else "messages"
+    return (
+        f"a break of {in_words(pause.duration.ToMilliseconds())} after {pause.after_count:,}"
+        f" {messages}{_per_in_words(pause.per)}"
+    )
+
+
+def _hours_in_words(hours: policy_pb2.Hours) -> str:
+    zone = hours.time_zone or "UTC"
+    if zone == "RECIPIENT":
+        zone = f"the recipient's zone, else in {hours.fallback_time_zone}"
+    ranges = ", ".join(
+        f"{_days_in_words(each.days)} {_minute_in_words(each.start_minute)}-"
+        f"{_minute_in_words(each.end_minute)}"
+        for each in hours.ranges
+    )
+    return f"only {ranges} in {zone}"
+
+
+def _days_in_words(days: Sequence[policy_pb2.DayOfWeek.ValueType]) -> str:
+    """Days of the week in order: "Mon-Fri", "Sat Sun", "every day"."""
+    names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    found = sorted(set(days))
+    if len(found) == len(names):
+        return "every day"
+    if len(found) > 2 and found[-1] - found[0] == len(found) - 1:
+        return f"{names[found[0] - 1]}-{names[found[-1] - 1]}"
+    return " ".join(names[day - 1] for day in found)
+
+
+def _minute_in_words(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
 
 
 def _match_in_words(match: policy_pb2.Match) -> str:

@@ -132,9 +132,10 @@ def _denial_lines(answer: decision_pb2.Decision) -> list[RenderableType]:
     if answer.HasField("binding_limit"):
         binding = answer.binding_limit
         lines.append(_line("limit", limit_name(binding)))
-        counted = counted_in_words(binding.reason)
-        words = f"{binding.used_count:,} of {binding.max_count:,} {counted} used"
-        lines.append(_line("count", f"{words}, {binding.remaining_count:,} left"))
+        if binding.reason != decision_pb2.REASON_HOURS:
+            counted = counted_in_words(binding.reason)
+            words = f"{binding.used_count:,} of {binding.max_count:,} {counted} used"
+            lines.append(_line("count", f"{words}, {binding.remaining_count:,} left"))
     if answer.HasField("retry_time"):
         retry_ms, decide_ms = _ms(answer.retry_time), _ms(answer.decide_time)
         lines.append(_line("way out", retry_in_words(retry_ms, decide_ms), "yellow"))
@@ -161,12 +162,22 @@ def _is_last(status: decision_pb2.LimitStatus) -> bool:
         status.enforcement == policy_pb2.ENFORCEMENT_ENFORCED
         and status.reason == decision_pb2.REASON_WITHIN_LIMITS
         and status.remaining_count == 0
+        and not _is_hours(status)
+    )
+
+
+def _is_hours(status: decision_pb2.LimitStatus) -> bool:
+    """Whether the limit is one of hours: nothing else lets anything pass that counts up to 0."""
+    return status.reason == decision_pb2.REASON_HOURS or (
+        status.reason == decision_pb2.REASON_WITHIN_LIMITS and status.max_count == 0
     )
 
 
 def _state(status: decision_pb2.LimitStatus) -> Text:
     if status.reason == decision_pb2.REASON_NOT_EVALUATED:
         return Text("a field is missing", "dim")
+    if _is_hours(status) and status.enforcement == policy_pb2.ENFORCEMENT_ENFORCED:
+        return Text("closed", "red") if status.exceeded else Text("open", "green")
     if status.enforcement == policy_pb2.ENFORCEMENT_GOAL:
         percent = 100 * status.used_count // status.max_count if status.max_count else 100
         return Text(f"goal, {percent} % reached", "cyan")

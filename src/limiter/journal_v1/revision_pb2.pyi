@@ -153,10 +153,17 @@ class CounterKind(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CAP_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cap(self) -> _policy_pb2.Cap:
         """The measure, `per` in the order of the enum, and the window. `max_count` is 0."""
+
+    @_builtins.property
+    def pause(self) -> _policy_pb2.Pause:
+        """In the place of a cap: the duration and `per` of a pause, in the order of the enum.
+        `after_count` is 0.
+        """
 
     @_builtins.property
     def counts(self) -> _policy_pb2.Match:
@@ -166,11 +173,12 @@ class CounterKind(_message.Message):
         self,
         *,
         cap: _policy_pb2.Cap | None = ...,
+        pause: _policy_pb2.Pause | None = ...,
         counts: _policy_pb2.Match | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "counts", b"counts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "counts", b"counts", "pause", b"pause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "counts", b"counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "counts", b"counts", "pause", b"pause"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ What always holds: a value that is written and read again is the same value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntEnum
 from typing import TypeVar
@@ -18,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from limiter import bounds, errors, model, zones
+from limiter import bounds, errors, model, timing, zones
 from limiter.journal_v1 import revision_pb2
 from limiter.v1 import access_pb2, attempt_pb2, policy_pb2
 
@@ -66,7 +67,7 @@ def _ms_from_duration(duration: Duration, field: str) -> int:
         )
     if nanos % 1_000_000:
         raise errors.InvalidArgument.for_field(
-            field, f"a window is a whole number of milliseconds; {nanos} ns are not"
+            field, f"a duration is a whole number of milliseconds; {nanos} ns are not"
         )
     return seconds * 1000 + nanos // 1_000_000
 
@@ -128,20 +129,31 @@ def match_to_message(match: model.Match) -> policy_pb2.Match:
     )
 
 
+def _per_from_message(numbers: Sequence[int], field: str) -> tuple[model.Dimension, ...]:
+    model.check_count(len(numbers), bounds.PER_DIMENSIONS_MAX, field)
+    return tuple(
+        _member(model.Dimension, number, f"{field}[{index}]")
+        for index, number in enumerate(numbers)
+    )
+
+
+def _per_to_message(
+    per: Sequence[model.Dimension],
+) -> list[attempt_pb2.Dimension.ValueType]:
+    return [attempt_pb2.Dimension.ValueType(dimension) for dimension in per]
+
+
 def cap_from_message(message: policy_pb2.Cap, field: str) -> model.Cap:
     """The cap that a message describes."""
-    if message.HasField("ramp"):
-        raise model.not_served(f"{field}.ramp", "ramps are not served yet; leave it out")
     measure = _member(model.Measure, message.measure, f"{field}.measure")
-    model.check_count(len(message.per), bounds.PER_DIMENSIONS_MAX, f"{field}.per")
-    per = tuple(
-        _member(model.Dimension, number, f"{field}.per[{index}]")
-        for index, number in enumerate(message.per)
-    )
+    per = _per_from_message(message.per, f"{field}.per")
     if not message.HasField("window"):
         raise model.missing(f"{field}.window", "set rolling or calendar")
     window = window_from_message(message.window, f"{field}.window")
-    return model.Cap(measure, message.max_count, per, window)
+    ramp = None
+    if message.HasField("ramp"):
+        ramp = _ramp_from_message(message.ramp, f"{field}.ramp")
+    return model.Cap(measure, message.max_count, per, window, ramp)
 
 
 def cap_to_message(cap: model.Cap) -> policy_pb2.Cap:
@@ -149,21 +161,114 @@ def cap_to_message(cap: model.Cap) -> policy_pb2.Cap:
     return policy_pb2.Cap(
         measure=policy_pb2.Measure.ValueType(cap.measure),
         max_count=cap.max_count,
-        per=[attempt_pb2.Dimension.ValueType(dimension) for dimension in cap.per],
+        per=_per_to_message(cap.per),
         window=window_to_message(cap.window),
+        ramp=None if cap.ramp is None else _ramp_to_message(cap.ramp),
     )
+
+
+def _ramp_from_message(message: policy_pb2.Ramp, field: str) -> timing.Ramp:
+    zone = message.time_zone or zones.UTC
+    if message.HasField("daily_step"):
+        daily = message.daily_step
+        return timing.Ramp(
+            timing.DailyStep(daily.start_date, daily.start_count, daily.step_count), zone
+        )
+    if message.HasField("tiers"):
+        found = message.tiers.tiers
+        model.check_count(len(found), bounds.RAMP_TIERS_MAX, f"{field}.tiers.tiers")
+        tiers = (timing.Tier(each.start_date, each.max_count) for each in found)
+        return timing.Ramp(timing.Tiers(tuple(tiers)), zone)
+    raise model.missing(field, "set daily_step or tiers")
+
+
+def _ramp_to_message(ramp: timing.Ramp) -> policy_pb2.Ramp:
+    schedule = ramp.schedule
+    if isinstance(schedule, timing.Tiers):
+        tiers = policy_pb2.Ramp.Tiers(
+            tiers=[
+                policy_pb2.Ramp.Tier(start_date=each.start_date, max_count=each.max_count)
+                for each in schedule.tiers
+            ]
+        )
+        return policy_pb2.Ramp(time_zone=ramp.time_zone, tiers=tiers)
+    daily_step = policy_pb2.Ramp.DailyStep(
+        start_date=schedule.start_date,
+        start_count=schedule.start_count,
+        step_count=schedule.step_count,
+    )
+    return policy_pb2.Ramp(time_zone=ramp.time_zone, daily_step=daily_step)
+
+
+def pause_from_message(message: policy_pb2.Pause, field: str) -> timing.Pause:
+    """The pause that a message describes."""
+    if not message.HasField("duration"):
+        raise model.missing(f"{field}.duration", "how long is the break?")
+    return timing.Pause(
+        message.after_count,
+        _ms_from_duration(message.duration, f"{field}.duration"),
+        _per_from_message(message.per, f"{field}.per"),
+    )
+
+
+def pause_to_message(pause: timing.Pause) -> policy_pb2.Pause:
+    """The message that describes the pause."""
+    return policy_pb2.Pause(
+        after_count=pause.after_count,
+        duration=_duration_from_ms(pause.duration_ms),
+        per=_per_to_message(pause.per),
+    )
+
+
+def hours_from_message(message: policy_pb2.Hours, field: str) -> timing.Hours:
+    """The hours that a message describes."""
+    model.check_count(len(message.ranges), bounds.HOURS_RANGES_MAX, f"{field}.ranges")
+    ranges = []
+    for index, each in enumerate(message.ranges):
+        days_field = f"{field}.ranges[{index}].days"
+        model.check_count(len(each.days), len(timing.DayOfWeek), days_field)
+        days = tuple(
+            _member(timing.DayOfWeek, number, f"{days_field}[{place}]")
+            for place, number in enumerate(each.days)
+        )
+        ranges.append(timing.Range(days, each.start_minute, each.end_minute))
+    return timing.Hours(tuple(ranges), message.time_zone or zones.UTC, message.fallback_time_zone)
+
+
+def hours_to_message(hours: timing.Hours) -> policy_pb2.Hours:
+    """The message that describes the hours."""
+    return policy_pb2.Hours(
+        time_zone=hours.time_zone,
+        fallback_time_zone=hours.fallback_time_zone,
+        ranges=[
+            policy_pb2.Hours.Range(
+                days=[policy_pb2.DayOfWeek.ValueType(day) for day in each.days],
+                start_minute=each.start_minute,
+                end_minute=each.end_minute,
+            )
+            for each in hours.ranges
+        ],
+    )
+
+
+def _rule_from_message(
+    message: policy_pb2.Limit, field: str
+) -> model.Cap | timing.Pause | timing.Hours:
+    rule = message.WhichOneof("rule")
+    if rule == "cap":
+        return cap_from_message(message.cap, f"{field}.cap")
+    if rule == "pause":
+        return pause_from_message(message.pause, f"{field}.pause")
+    if rule == "hours":
+        return hours_from_message(message.hours, f"{field}.hours")
+    raise model.missing(f"{field}.cap", "a limit needs a rule; set cap, pause or hours")
 
 
 def limit_from_message(message: policy_pb2.Limit, field: str) -> model.Limit:
     """The limit that a message describes."""
-    rule = message.WhichOneof("rule")
-    if rule is None:
-        raise model.missing(f"{field}.cap", "a limit needs a rule; set cap")
-    if rule != "cap":
-        raise model.not_served(f"{field}.{rule}", f"{rule} is not served yet; a limit is a cap")
     return model.Limit(
         limit_id=message.limit_id,
-        cap=cap_from_message(message.cap, f"{field}.cap"),
+        rule=_rule_from_message(message, field),
         applies_to=match_from_message(message.applies_to, f"{field}.applies_to"),
         counts=(
             match_from_message(message.counts, f"{field}.counts")
@@ -176,9 +281,12 @@ def limit_from_message(message: policy_pb2.Limit, field: str) -> model.Limit:
 
 def limit_to_message(limit: model.Limit) -> policy_pb2.Limit:
     """The message that describes the limit."""
+    rule = limit.rule
     return policy_pb2.Limit(
         limit_id=limit.limit_id,
-        cap=cap_to_message(limit.cap),
+        cap=cap_to_message(rule) if isinstance(rule, model.Cap) else None,
+        pause=pause_to_message(rule) if isinstance(rule, timing.Pause) else None,
+        hours=hours_to_message(rule) if isinstance(rule, timing.Hours) else None,
         applies_to=match_to_message(limit.applies_to) if limit.applies_to else None,
         counts=None if limit.counts is None else match_to_message(limit.counts),
         enforcement=policy_pb2.Enforcement.ValueType(limit.enforcement),
@@ -188,26 +296,30 @@ def limit_to_message(limit: model.Limit) -> policy_pb2.Limit:
 # --- Kinds of counters ----------------------------------------------------------------------------
 
 
-def kind_to_bytes(kind: model.CounterKind) -> bytes:
+def kind_to_bytes(kind: model.CounterKind | model.RunKind) -> bytes:
     """The canonical bytes of a kind: equal kinds give equal bytes, and only they."""
-    cap = model.Cap(kind.measure, 0, kind.per, kind.window)
-    message = revision_pb2.CounterKind(
-        cap=cap_to_message(cap), counts=match_to_message(kind.counts)
-    )
+    message = revision_pb2.CounterKind(counts=match_to_message(kind.counts))
+    if isinstance(kind, model.RunKind):
+        message.pause.CopyFrom(pause_to_message(timing.Pause(0, kind.duration_ms, kind.per)))
+    else:
+        message.cap.CopyFrom(cap_to_message(model.Cap(kind.measure, 0, kind.per, kind.window)))
     return message.SerializeToString(deterministic=True)
 
 
-def kind_from_bytes(definition: bytes) -> model.CounterKind:
+def kind_from_bytes(definition: bytes) -> model.CounterKind | model.RunKind:
     """The kind with these canonical bytes. Raises `ValueError` for bytes that are not canonical."""
+    kind: model.CounterKind | model.RunKind
     try:
         message = revision_pb2.CounterKind.FromString(definition)
-        cap = cap_from_message(message.cap, "cap")
-        counts = match_from_message(message.counts, "counts")
+        counts = model.canonical_match(match_from_message(message.counts, "counts"))
+        if message.HasField("pause"):
+            pause = pause_from_message(message.pause, "pause")
+            kind = model.RunKind(pause.duration_ms, tuple(sorted(pause.per)), counts)
+        else:
+            cap = cap_from_message(message.cap, "cap")
+            kind = model.CounterKind(cap.measure, tuple(sorted(cap.per)), cap.window, counts)
     except (errors.InvalidArgument, DecodeError) as error:
         raise ValueError(f"not a kind of counter: {error}") from error
-    kind = model.CounterKind(
-        cap.measure, tuple(sorted(cap.per)), cap.window, model.canonical_match(counts)
-    )
     if kind_to_bytes(kind) != definition:
         raise ValueError("not the canonical definition of a kind of counter")
     return kind

@@ -127,7 +127,7 @@ class Attempt(_message.Message):
     """
     contact_time_zone: _builtins.str
     """The IANA time zone that the contact lives in, such as `Europe/Berlin`. For limits on the hours
-    of the recipient's day, which are not served yet.
+    of the recipient's day.
     """
     def __init__(
         self,

@@ -72,9 +72,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_MESSAGE_CAP: _Reason.ValueType  # 22
     """A cap on messages is full."""
     REASON_PAUSE: _Reason.ValueType  # 23
-    """A break is due. Not given yet: kept for pauses."""
+    """A break is due."""
     REASON_HOURS: _Reason.ValueType  # 24
-    """It is outside the hours. Not given yet: kept for hours."""
+    """It is outside the hours."""
     REASON_BATCH_REJECTED: _Reason.ValueType  # 40
     """The recipient would have passed, but the batch goes whole or not at all."""
     REASON_POLICY_REQUIRED: _Reason.ValueType  # 41
@@ -108,9 +108,9 @@ REASON_ADDRESS_CAP: Reason.ValueType  # 21
 REASON_MESSAGE_CAP: Reason.ValueType  # 22
 """A cap on messages is full."""
 REASON_PAUSE: Reason.ValueType  # 23
-"""A break is due. Not given yet: kept for pauses."""
+"""A break is due."""
 REASON_HOURS: Reason.ValueType  # 24
-"""It is outside the hours. Not given yet: kept for hours."""
+"""It is outside the hours."""
 REASON_BATCH_REJECTED: Reason.ValueType  # 40
 """The recipient would have passed, but the batch goes whole or not at all."""
 REASON_POLICY_REQUIRED: Reason.ValueType  # 41
@@ -166,7 +166,9 @@ class LimitStatus(_message.Message):
     fit.
     """
     max_count: _builtins.int
-    """The limit's maximum."""
+    """The limit's maximum: of a cap with a ramp the one that is in force, of a pause the messages
+    after which a break is due, of hours 0.
+    """
     used_count: _builtins.int
     """What stands inside the window: after this attempt if it is allowed and the limit's counter
     counts it, else before it. A check says what the commit would say.

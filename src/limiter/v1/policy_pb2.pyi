@@ -314,7 +314,9 @@ Global___Window: _TypeAlias = Window  # noqa: Y015
 
 @_typing.final
 class Ramp(_message.Message):
-    """A maximum that grows with the days, to warm up a new sender. Not served yet: refused."""
+    """A maximum that grows with the days, to warm up a new sender. A limit's status shows the maximum
+    that is in force at its instant.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -328,11 +330,13 @@ class Ramp(_message.Message):
         START_COUNT_FIELD_NUMBER: _builtins.int
         STEP_COUNT_FIELD_NUMBER: _builtins.int
         start_date: _builtins.str
-        """Required. The first day, as `YYYY-MM-DD`. Before it the maximum is `start_count`."""
+        """Required. The first day, as `YYYY-MM-DD`, in 1970 to 2100. Before it the maximum is
+        `start_count`.
+        """
         start_count: _builtins.int
         """Required. The maximum on the first day."""
         step_count: _builtins.int
-        """Required. What is added for each day after the first one."""
+        """Required. What is added for each day after the first one, at least 1."""
         def __init__(
             self,
             *,
@@ -379,7 +383,9 @@ class Ramp(_message.Message):
         TIERS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ramp.Tier]:
-            """Required. The tiers, in the order of their dates. Before the first one nothing is allowed."""
+            """Required. The tiers, 1 to 366, in the order of their dates. Before the first one nothing is
+            allowed.
+            """
 
         def __init__(
             self,
@@ -396,7 +402,9 @@ class Ramp(_message.Message):
     DAILY_STEP_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
-    """The IANA time zone in which days change; UTC if empty."""
+    """The IANA time zone in which days change; UTC if empty. A day starts where the calendar windows
+    have it start.
+    """
     @_builtins.property
     def daily_step(self) -> Global___Ramp.DailyStep:
         """The same step every day."""
@@ -450,7 +458,7 @@ class Cap(_message.Message):
 
     @_builtins.property
     def ramp(self) -> Global___Ramp:
-        """How the maximum grows. Not served yet: refused."""
+        """How the maximum grows up to `max_count`. Not set: `max_count` holds always."""
 
     def __init__(
         self,
@@ -471,7 +479,15 @@ Global___Cap: _TypeAlias = Cap  # noqa: Y015
 
 @_typing.final
 class Pause(_message.Message):
-    """A break: after so many messages in a row, none for a while. Not served yet: refused."""
+    """A break: after so many messages in a row, none for a while.
+
+    A run is a series of messages with no gap of `duration` or more between neighbours. A run of
+    `after_count` messages is over when `duration` has passed since its last one; only then may the
+    next go. An attempt of several messages goes whole, so the run must have room for all of them;
+    one of more than `after_count` never passes. A limit's status has the length of the run in
+    `used_count`, `after_count` in `max_count`, and in `reset_time` the end of the run if nothing
+    else is sent.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -484,7 +500,7 @@ class Pause(_message.Message):
     """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Required. The length of the break."""
+        """Required. The length of the break, from 1 millisecond to 62 days, in whole milliseconds."""
 
     @_builtins.property
     def per(self) -> _containers.RepeatedScalarFieldContainer[_attempt_pb2.Dimension.ValueType]:
@@ -507,7 +523,12 @@ Global___Pause: _TypeAlias = Pause  # noqa: Y015
 
 @_typing.final
 class Hours(_message.Message):
-    """Sends only at certain hours of the week. Not served yet: refused."""
+    """Sends only at certain hours of the week, by the clock on the wall: an hour that it shows twice,
+    when it is put back, is open twice; one that it skips is never open.
+
+    Hours count nothing: all counts of a limit's status are 0, and `exceeded` says whether it is
+    closed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -548,7 +569,7 @@ class Hours(_message.Message):
     RANGES_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
     """The IANA time zone of the ranges; UTC if empty. `RECIPIENT` means the attempt's
-    `contact_time_zone`.
+    `contact_time_zone`, or that of the recipient in a batch.
     """
     fallback_time_zone: _builtins.str
     """The IANA time zone for an attempt without `contact_time_zone`. Required iff `time_zone` is
@@ -556,7 +577,7 @@ class Hours(_message.Message):
     """
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hours.Range]:
-        """Required. The stretches in which messages may go."""
+        """Required. The stretches in which messages may go, 1 to 28. They may overlap."""
 
     def __init__(
         self,
@@ -598,11 +619,11 @@ class Limit(_message.Message):
 
     @_builtins.property
     def pause(self) -> Global___Pause:
-        """A break after so many messages. Not served yet: refused."""
+        """A break after so many messages."""
 
     @_builtins.property
     def hours(self) -> Global___Hours:
-        """Only at certain hours. Not served yet: refused."""
+        """Only at certain hours."""
 
     @_builtins.property
     def applies_to(self) -> Global___Match:
@@ -611,7 +632,7 @@ class Limit(_message.Message):
     @_builtins.property
     def counts(self) -> Global___Match:
         """Which messages the limit's counter counts. Not set: the ones that the limit applies to. Set but
-        without conditions: all messages of the account.
+        without conditions: all messages of the account. Hours have none.
         """
 
     def __init__(
