@@ -348,7 +348,8 @@ def _certificate_names(known: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
     found: list[str] = []
     for key in ("x509_common_name", "x509_subject_alternative_name"):
         found += [each.decode("utf-8", "replace") for each in known.get(key, ())]
-    return tuple(dict.fromkeys(found))
+    # A subject may lack a name.
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _malformed() -> errors.Unauthenticated:
