@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from limiter import access, errors, keys, kinds
+from limiter import access, errors, keys, kinds, zones
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter.access import ApiKey, Permission, Role
@@ -106,7 +106,7 @@ def is_let_in(gate: Gate, method: str, shown: str | None, request: Message) -> b
 def is_decided(gate: Gate, method: str, shown: str | None, request: Message, now_ms: int) -> bool:
     """Whether a hot call is decided."""
     core = Core(bytes(32), PolicyStore().bind, kinds.define_kind)
-    decider: Any = Decider(core, kinds.compile_inline)
+    decider: Any = Decider(core, kinds.compile_inline, zones.zone)
     hot = {"GetUsage": "get_usage", "CheckBatch": "check_batch", "CommitBatch": "commit_batch"}
     try:
         guard = gate.guard_of_context(Shown(shown))
