@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,8 +47,8 @@ def store(log: Log) -> KeyStore:
     return made
 
 
-def sender(name: str, **fields: object) -> ApiKey:
-    return ApiKey(f"apiKeys/{name}", Role.SENDER, accounts=("a",), **fields)  # type: ignore[arg-type]
+def sender(name: str, **fields: Any) -> ApiKey:
+    return ApiKey(f"apiKeys/{name}", Role.SENDER, accounts=("a",), **fields)
 
 
 def operator(name: str) -> ApiKey:
