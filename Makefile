@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= logical
 PYTEST_ARGS ?=
+SANITIZE_TESTS ?= tests/unit tests/model tests/transport
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -69,6 +70,10 @@ holds-out: export LIMITER_CALLS ?= 1000000
 holds-out: export LIMITER_FUZZ_SECONDS ?= 90
 holds-out: $(built_dev) ## floods the transport with calls, bad clients and random bytes
 	$(pytest) -m torture tests/torture
+
+.PHONY: sanitize
+sanitize: $(built_dev) ## tests of what is compiled, under AddressSanitizer and UBSan
+	scripts/sanitize.sh build/sanitize -q -n $(WORKERS) --maxprocesses 8 $(SANITIZE_TESTS)
 
 .PHONY: clients
 clients: $(built_dev) ## builds the clients in other languages and runs their story
