@@ -34,7 +34,12 @@ from limiter._kinds cimport (
     matching,
 )
 from limiter._messages cimport NEVER_MS, messages_oldest_ms, messages_passing_ms
-from limiter._pause cimport pause_latest_ms, pause_passing_behind_ms, pause_passing_ms
+from limiter._pause cimport (
+    pause_first_ms,
+    pause_latest_ms,
+    pause_passing_behind_ms,
+    pause_passing_ms,
+)
 from limiter._ramp cimport ramp_max_count, ramp_until_ms
 from limiter._subject cimport Subject
 from limiter._types cimport (
@@ -574,5 +579,5 @@ cdef int64_t counted_since_ms(const Weighed* w, int64_t now_ms) noexcept:
     cdef int64_t since_ms = w.state.since_ms if w.state != NULL else now_ms
     cdef int64_t end_ms = now_ms
     if w.rule.kind.measure == MEASURE_RUN and w.used:
-        end_ms = w.counter.pause.first_ms
+        end_ms = pause_first_ms(&w.counter.pause, w.rule.kind.window, now_ms)
     return since_ms if since_ms > window_first_ms(w.rule.kind.window, end_ms) else NO_TIME

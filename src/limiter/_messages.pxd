@@ -23,13 +23,19 @@ cdef struct MessageCounter:
     Ring newest                # the newest instants, exact
     Ring* older                # owned; sums of what came before, NULL until there are any
 
+cdef struct Summed:
+    # Messages of one pause that are no longer kept one by one, as far as they belong to one run.
+    int64_t count
+    int64_t first_ms
+    int64_t latest_ms
+
 cdef struct Addition:
     # What one messages_add changed, for messages_undo.
     int64_t count
     Entry summed               # the instant that left the exact ring; count 0 when none did
     int64_t merged_into_ms     # instant of the sum it joined, NEVER_MS when it began a new one
     int64_t used_before        # of a pause: its run ...
-    Entry older_before         # ... and what was only summed, before the addition
+    Summed older_before        # ... and what was only summed, before the addition
 
 # Of rings, for whoever keeps instants in one.
 cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil

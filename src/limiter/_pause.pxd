@@ -3,14 +3,12 @@
 from libc.stdint cimport int64_t
 
 from limiter._calendar cimport WindowRules
-from limiter._messages cimport Addition, Ring
+from limiter._messages cimport Addition, Ring, Summed
 
 cdef struct PauseCounter:
     int64_t used               # messages of the run as of the last expiry; 0 once its break is over
-    int64_t first_ms           # where the run began, while there is one
     Ring newest                # the newest instants, of earlier runs too
-    int64_t older_count        # messages before those, as far as they belong to one run ...
-    int64_t older_ms           # ... and the newest instant among them
+    Summed* older              # owned; the messages before those, NULL until there are any
 
 cdef void pause_free(PauseCounter* counter) noexcept nogil
 cdef int pause_add(
@@ -27,6 +25,9 @@ cdef int pause_put_in(
 ) except -1 nogil
 cdef void pause_take_out(
     PauseCounter* counter, WindowRules* window, int64_t at_ms, int64_t count, int64_t now_ms
+) noexcept nogil
+cdef int64_t pause_first_ms(
+    const PauseCounter* counter, const WindowRules* window, int64_t now_ms
 ) noexcept nogil
 cdef int64_t pause_latest_ms(const PauseCounter* counter) noexcept nogil
 cdef int64_t pause_passing_ms(

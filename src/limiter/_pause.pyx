@@ -15,18 +15,20 @@ let go before two durations have passed since the last message, for one that is 
 still join what went before it.
 """
 
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memset
 
 from limiter import bounds
 from limiter._calendar cimport WindowRules
-from limiter._messages cimport NEVER_MS, Addition, Entry, entry_at, ring_pop, ring_push
+from limiter._messages cimport NEVER_MS, Addition, Entry, Summed, entry_at, ring_pop, ring_push
 
 cdef uint32_t EXACT_INSTANTS = bounds.EXACT_INSTANTS
 
 
 cdef void pause_free(PauseCounter* counter) noexcept nogil:
     free(counter.newest.entries)
+    free(counter.older)
 
 
 cdef int64_t pause_latest_ms(const PauseCounter* counter) noexcept nogil:
@@ -36,14 +38,22 @@ cdef int64_t pause_latest_ms(const PauseCounter* counter) noexcept nogil:
     return entry_at(&counter.newest, counter.newest.size - 1).at_ms
 
 
-cdef void sum_oldest(PauseCounter* counter, const WindowRules* window) noexcept nogil:
+cdef int sum_oldest(PauseCounter* counter, const WindowRules* window) except -1 nogil:
     # Moves the oldest instant to those that are only summed.
     cdef Entry* oldest = entry_at(&counter.newest, 0)
-    if oldest.at_ms - counter.older_ms >= window.duration_ms:
-        counter.older_count = 0
-    counter.older_count += oldest.count
-    counter.older_ms = oldest.at_ms
+    if counter.older == NULL:
+        counter.older = <Summed*>calloc(1, sizeof(Summed))
+        if counter.older == NULL:
+            with gil:
+                raise MemoryError
+    if oldest.at_ms - counter.older.latest_ms >= window.duration_ms:
+        counter.older.count = 0
+    if counter.older.count == 0:
+        counter.older.first_ms = oldest.at_ms
+    counter.older.count += oldest.count
+    counter.older.latest_ms = oldest.at_ms
     ring_pop(&counter.newest)
+    return 0
 
 
 cdef int pause_add(
@@ -59,8 +69,9 @@ cdef int pause_add(
     addition.count = count
     addition.summed.count = 0
     addition.used_before = counter.used
-    addition.older_before.at_ms = counter.older_ms
-    addition.older_before.count = counter.older_count
+    memset(&addition.older_before, 0, sizeof(Summed))
+    if counter.older != NULL:
+        addition.older_before = counter.older[0]
     if newest.size and entry_at(newest, newest.size - 1).at_ms == at_ms:
         entry_at(newest, newest.size - 1).count += count
     else:
@@ -68,8 +79,6 @@ cdef int pause_add(
         if newest.size > EXACT_INSTANTS:
             addition.summed = entry_at(newest, 0)[0]
             sum_oldest(counter, window)
-    if counter.used == 0:
-        counter.first_ms = at_ms
     counter.used += count
     return 0
 
@@ -87,8 +96,8 @@ cdef void pause_undo(PauseCounter* counter, const Addition* addition) noexcept n
         newest.size += 1
         entry_at(newest, 0)[0] = addition.summed
     counter.used = addition.used_before
-    counter.older_ms = addition.older_before.at_ms
-    counter.older_count = addition.older_before.count
+    if counter.older != NULL:
+        counter.older[0] = addition.older_before
 
 
 cdef void pause_expire(
@@ -101,27 +110,40 @@ cdef void pause_expire(
     counter.used = 0
     if now_ms - latest_ms >= 2 * window.duration_ms:
         counter.newest.size = 0
-        counter.older_count = 0
-        counter.older_ms = 0
+        free(counter.older)
+        counter.older = NULL
+
+
+cdef int64_t pause_first_ms(
+    const PauseCounter* counter, const WindowRules* window, int64_t now_ms
+) noexcept nogil:
+    # Where the newest run began; now_ms when there is none.
+    cdef int64_t first_ms = now_ms
+    cdef uint32_t place = counter.newest.size
+    while place:
+        if first_ms - entry_at(&counter.newest, place - 1).at_ms >= window.duration_ms:
+            return first_ms
+        place -= 1
+        first_ms = entry_at(&counter.newest, place).at_ms
+    if (
+        counter.older != NULL
+        and counter.older.count
+        and first_ms - counter.older.latest_ms < window.duration_ms
+    ):
+        return counter.older.first_ms
+    return first_ms
 
 
 cdef void tell_run(PauseCounter* counter, WindowRules* window, int64_t now_ms) noexcept nogil:
-    # Finds the newest run anew from the instants that are kept.
-    cdef Ring* newest = &counter.newest
-    cdef uint32_t place = newest.size
-    cdef Entry* entry
+    # Counts the newest run anew from what is kept.
+    cdef int64_t first_ms = pause_first_ms(counter, window, now_ms)
+    cdef uint32_t place = counter.newest.size
     counter.used = 0
-    counter.first_ms = now_ms
-    while place:
-        entry = entry_at(newest, place - 1)
-        if counter.first_ms - entry.at_ms >= window.duration_ms:
-            return
-        counter.used += entry.count
-        counter.first_ms = entry.at_ms
+    while place and first_ms <= entry_at(&counter.newest, place - 1).at_ms:
         place -= 1
-    if counter.older_count and counter.first_ms - counter.older_ms < window.duration_ms:
-        counter.used += counter.older_count
-        counter.first_ms = counter.older_ms
+        counter.used += entry_at(&counter.newest, place).count
+    if place == 0 and counter.older != NULL and first_ms <= counter.older.latest_ms:
+        counter.used += counter.older.count
 
 
 cdef int pause_put_in(
@@ -130,9 +152,9 @@ cdef int pause_put_in(
     # Counts messages that went at at_ms, which may lie before others; the counter stands at now_ms.
     cdef Ring* newest = &counter.newest
     cdef uint32_t place
-    if counter.older_count and at_ms <= counter.older_ms:
+    if counter.older != NULL and counter.older.count and at_ms <= counter.older.latest_ms:
         # What is that old can only make a run longer that is long enough.
-        counter.older_count += count
+        counter.older.count += count
     else:
         ring_push(newest, at_ms, count)
         place = newest.size - 1
@@ -166,8 +188,8 @@ cdef void pause_take_out(
             while place < newest.size:
                 entry_at(newest, place)[0] = entry_at(newest, place + 1)[0]
                 place += 1
-    elif place == 0 and at_ms <= counter.older_ms:
-        counter.older_count -= min(count, counter.older_count)
+    elif place == 0 and counter.older != NULL and at_ms <= counter.older.latest_ms:
+        counter.older.count -= min(count, counter.older.count)
     tell_run(counter, window, now_ms)
 
 
@@ -203,5 +225,5 @@ cdef int64_t pause_passing_behind_ms(
     ):
         place -= 1
     if place == 0:
-        return max(from_ms, counter.older_ms + window.duration_ms)
+        return max(from_ms, counter.older.latest_ms + window.duration_ms)
     return max(from_ms, entry_at(&counter.newest, place - 1).at_ms + window.duration_ms)
