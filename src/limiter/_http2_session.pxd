@@ -28,7 +28,7 @@ cdef class Session:
     cdef bint dirty                 # on somebody's list of sessions to flush
     cdef bint closing
     cdef bint has_cut_off           # it has ended a stream before the client did
-    cdef bint is_at_odds            # the session ends for what the client did
+    cdef bint lingers               # when the session ends the client may still be sending
     cdef bint is_thirsty            # `refill` wants to know when all is sent
     cdef bint has_said              # part of an answer has gone out since the last ping
     cdef Frames frames

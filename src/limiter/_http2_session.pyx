@@ -91,6 +91,8 @@ cdef int on_frame_recv(
             return 0
         if type == NGHTTP2_SETTINGS:
             self.greeted = True
+        elif type == NGHTTP2_GOAWAY:
+            self.lingers = True
         return 0
     except BaseException as fault:
         return self.fail(fault)
@@ -115,7 +117,7 @@ cdef int on_frame_send(
     cdef Session self = <Session>user_data
     cdef void* stream
     if frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
-        self.is_at_odds = True
+        self.lingers = True
     if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
         return 0
     self.has_said = True
@@ -339,7 +341,7 @@ cdef class Session:
             return 0
         self.closing = True
         self.closing_s = time.monotonic()
-        if self.is_at_odds and not self.paused and self.transport.can_write_eof():
+        if self.lingers and not self.paused and self.transport.can_write_eof():
             # To close with something unread would keep the client from reading why: what it still
             # sends is thrown away, until it hangs up or has had its time.
             self.transport.write_eof()
