@@ -9,16 +9,23 @@ from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, KindRules
 from limiter._names cimport NameTable
 from limiter._subject cimport Keys, Name, Subject
 
+cdef struct HoldRow:
+    int64_t lapse_ms
+    uint64_t position          # of the commit
+
 cdef struct Account:
     uint32_t name_id
     uint32_t epoch             # of the policies that the binding is of
     int64_t sequence           # commits so far
-    uint64_t last_position     # of the newest commit's event, 0 = none
+    uint64_t last_position     # of its newest event that is not a denial, 0 = none
     PyObject* binding          # owned reference, NULL before the first touch
     KindState* states          # owned; the binding's kinds, then those that are only inline
     int bound_count
     int state_count
     int inline_count           # kinds kept for inline limits, whether the binding has them too
+    HoldRow* holds             # owned; the commits that are held, in the order of their lapses
+    uint32_t hold_count
+    uint32_t hold_capacity
     DenseIndex contacts
     DenseIndex addresses
 
@@ -30,6 +37,9 @@ cdef class Accounts:
     cdef readonly uint64_t count
     cdef uint32_t epoch
     cdef object bind
+    cdef Undo* undo            # owned; the rows of attempts that are not final yet
+    cdef uint32_t undo_size
+    cdef uint32_t undo_capacity
     cdef Account visitor       # stands in for an account that does not exist yet
 
     cdef Account* find(self, const Subject* subject) except NULL
@@ -48,9 +58,15 @@ cdef class Accounts:
     cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil
     cdef int count_attempt(
-        self, Account* account, Subject* subject, int64_t now_ms, Undo* undo
+        self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms, Undo* undo
     ) except -1
-    cdef void uncount(self, Account* account, const Undo* undo) except *
+    cdef int count_tentatively(
+        self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms
+    ) except -1
+    cdef int count_for_good(
+        self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms
+    ) except -1
+    cdef void take_back_all(self, Account* account) except *
     cdef void mark_inline_used(
         self, Account* account, uint32_t places, int64_t now_ms
     ) noexcept nogil

@@ -32,6 +32,7 @@ from limiter._index cimport (
     index_find,
     index_free,
     index_prefetch,
+    index_remove_last,
 )
 from limiter._kinds cimport (
     MATCHES,
@@ -68,6 +69,7 @@ cdef void account_free(Account* account) noexcept:
     for i in range(account.state_count):
         release(&account.states[i])
     free(account.states)
+    free(account.holds)
     Py_XDECREF(account.binding)
     index_free(&account.contacts)
     index_free(&account.addresses)
@@ -84,6 +86,7 @@ cdef int take_states(KindState* fresh, Account* account, Binding binding) noexce
     for i in range(binding.kind_count):
         fresh[i].kind = binding.kind_rules[i]
         fresh[i].since_ms = binding.since_ms[i]
+        fresh[i].after_position = account.last_position
         for j in range(account.state_count):
             state = &account.states[j]
             if state.kind != binding.kind_rules[i]:
@@ -127,6 +130,7 @@ cdef class Accounts:
                 account_free(self.by_name[i])
                 free(self.by_name[i])
         free(self.by_name)
+        free(self.undo)
         account_free(&self.visitor)
         names_free(&self.names)
 
@@ -294,6 +298,7 @@ cdef class Accounts:
             memset(&states[slot], 0, sizeof(KindState))
             states[slot].kind = &kind.rules
             states[slot].since_ms = now_ms
+            states[slot].after_position = account.last_position
         state = &account.states[slot]
         Py_INCREF(kind)
         state.inline_place = place
@@ -354,10 +359,11 @@ cdef class Accounts:
                 name.id = names_find(&self.names, name.text, name.hash)
 
     cdef int count_attempt(
-        self, Account* account, Subject* subject, int64_t now_ms, Undo* undo
+        self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms, Undo* undo
     ) except -1:
         # Counts the attempt, which was located in the account, in every kind that the account keeps
-        # and that counts it. `undo` has room for one row per kind; returns how many were filled.
+        # and that counts it, at at_ms, as of now_ms. `undo` has room for one row per kind; returns
+        # how many were filled.
         cdef int slot
         cdef int done = 0
         cdef KindState* state
@@ -376,10 +382,51 @@ cdef class Accounts:
                 and matching(state.kind.counts, subject) == MATCHES
             ):
                 undo[done].slot = slot
-                count(state, subject, now_ms, &undo[done])
+                count(state, subject, at_ms, now_ms, &undo[done])
                 done += 1
         return done
 
-    cdef void uncount(self, Account* account, const Undo* undo) except *:
-        # Takes one row of a count_attempt back; the last one that is not taken back yet.
-        take_back(&account.states[undo.slot], undo)
+    cdef int count_tentatively(
+        self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms
+    ) except -1:
+        # Counts the attempt at at_ms and remembers how to take that back.
+        cdef uint32_t needed = self.undo_size + account.state_count + 1
+        cdef uint32_t capacity
+        cdef Undo* undo
+        if needed > self.undo_capacity:
+            capacity = 2 * needed
+            undo = <Undo*>realloc(self.undo, capacity * sizeof(Undo))
+            if undo == NULL:
+                raise MemoryError
+            self.undo = undo
+            self.undo_capacity = capacity
+        undo = &self.undo[self.undo_size]
+        self.undo_size += 1 + self.count_attempt(account, subject, at_ms, now_ms, undo + 1)
+        # The first row of an attempt says how many numbers it gave out.
+        undo.slot = -1
+        undo.index = subject.fresh_contact
+        undo.before_ms = subject.fresh_address
+        return 0
+
+    cdef int count_for_good(
+        self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms
+    ) except -1:
+        # Counts the attempt at at_ms, not to be taken back in this way.
+        self.undo_size = 0
+        self.count_tentatively(account, subject, at_ms, now_ms)
+        self.undo_size = 0
+        return 0
+
+    cdef void take_back_all(self, Account* account) except *:
+        # Takes all attempts that were counted tentatively back, the last one first.
+        cdef Undo* undo
+        while self.undo_size:
+            self.undo_size -= 1
+            undo = &self.undo[self.undo_size]
+            if undo.slot >= 0:
+                take_back(&account.states[undo.slot], undo)
+                continue
+            if undo.index:
+                index_remove_last(&account.contacts)
+            if undo.before_ms:
+                index_remove_last(&account.addresses)

@@ -3,13 +3,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from limiter._accounts cimport Account, Accounts
-from limiter._counters cimport Undo
 from limiter._event cimport Event, EventBuffer
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
+from limiter._past cimport Past
 from limiter._requests cimport RequestRow, RequestTable
 from limiter._siphash cimport Digest
-from limiter._subject cimport Name, Subject
+from limiter._subject cimport Subject
 from limiter._types cimport Attempt, Slice
 
 cdef struct RequestKey:
@@ -19,6 +19,12 @@ cdef struct RequestKey:
     Digest request
     Digest payload
 
+cdef struct Terms:
+    # How a commit counts.
+    bint recorded              # it has gone out already: whatever the limits say
+    int64_t event_ms           # when that was, NO_TIME = now
+    int64_t hold_ms            # for how long it is held, 0 = not at all
+
 cdef struct Committed:
     # Where an allowed attempt stands.
     uint64_t position          # of its event; 0 = it was denied
@@ -27,23 +33,18 @@ cdef struct Committed:
 
 cdef class Core:
     cdef Accounts accounts
+    cdef Past past
     cdef Judge judge
     cdef EventBuffer buffer
     cdef RequestTable requests
     cdef object define_kind
-    cdef object history        # reads events of groups that were taken or recorded
-    cdef bytes replayed        # the events of the group that is being replayed, else None
-    cdef Undo* undo            # owned; the rows of attempts that are not final yet
-    cdef uint32_t undo_size
-    cdef uint32_t undo_capacity
+    cdef Terms plain           # of a commit that counts now and for good
     cdef uint32_t journalled_names   # names with ids up to this one are defined in the journal
     cdef readonly uint64_t appended
     cdef readonly int64_t last_event_ms
 
     # --- attempts
     cdef int prepare(self, const Attempt* attempt, Subject* subject) except -1
-    cdef void present_to(self, Subject* subject, Slice contact, Slice address) noexcept
-    cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept
     cdef BoundPlan plan_of(self, Account* account, Subject* subject)
     cdef Account* decide(
         self,
@@ -52,12 +53,14 @@ cdef class Core:
         int64_t now_ms,
         bint require_policy,
         bint full,
+        const Terms* terms = *,
     ) except NULL
     cdef int commit(
         self,
         Subject* subject,
         InlineRules inline_rules,
         const RequestKey* key,
+        const Terms* terms,
         int64_t now_ms,
         bint require_policy,
         bint full,
@@ -76,10 +79,8 @@ cdef class Core:
     ) except -1
 
     # --- attempts that may be taken back
-    cdef Account* visit(self, Subject* subject) except NULL
+    cdef Account* visit(self, const Subject* subject) except NULL
     cdef int borrow_ids(self, Account* account, Subject* subject) noexcept
-    cdef int count_tentatively(self, Account* account, Subject* subject, int64_t now_ms) except -1
-    cdef void take_back_all(self, Account* account) except *
     cdef uint32_t keep_inline_kinds(
         self, Account* account, InlineRules inline_rules, int64_t now_ms
     ) except? 0
@@ -101,6 +102,7 @@ cdef class Core:
         Account* account,
         Subject* subject,
         const RequestKey* key,
+        const Terms* terms,
         uint32_t inline_places,
         int64_t now_ms,
         Committed* committed,
@@ -110,12 +112,16 @@ cdef class Core:
     ) except -1
     cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1
 
-    cdef bytes read_event(self, uint64_t position)
+    # --- what becomes of commits
+    cdef int lapse_due(self, int64_t now_ms) except -1
+    cdef int record_fate(
+        self, Account* account, uint64_t commit, int fate, int64_t now_ms
+    ) except -1
 
     # --- replay
     cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1
-    cdef int name_of(self, uint32_t id, Name* name) except -1
     cdef int apply_name(self, const Event* event) except -1
+    cdef int apply_fate(self, const Event* event, Subject* subject, uint64_t position) except -1
     cdef int apply_commit(self, const Event* event, Subject* subject, uint64_t position) except -1
     cdef int apply_inline_kind(self, const Event* event, Subject* subject) except -1
     cdef void forget_before(self, int64_t now_ms) noexcept

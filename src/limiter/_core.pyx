@@ -14,32 +14,38 @@ What always holds:
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from limiter import bounds
-from limiter.errors import DataLoss, FieldViolation, InvalidArgument, ResourceExhausted
+from limiter.errors import (
+    DataLoss,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    ResourceExhausted,
+)
 from limiter._accounts cimport Account, Accounts
-from limiter._counters cimport Undo
 from limiter._event cimport (
     EVENT_BATCH_HEAD,
     EVENT_COMMIT,
+    EVENT_CONFIRM,
     EVENT_DENIAL,
     EVENT_INLINE_KIND,
     EVENT_NAME,
     EVENT_REVISION,
+    EVENT_UNDO,
     OFFSET_BITS,
     Event,
     event_read,
-    event_size,
     events_append,
     events_free,
 )
-from limiter._index cimport index_remove_last
+from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates_find, is_undone
 from limiter._judge cimport Judge
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
-from limiter._names cimport NameRow, names_find, names_insert
+from limiter._names cimport NameRow, names_insert
+from limiter._past cimport Past
 from limiter._requests cimport (
     RequestRow,
     requests_expire,
@@ -47,19 +53,20 @@ from limiter._requests cimport (
     requests_free,
     requests_remember,
 )
-from limiter._siphash cimport SipKey, same_digest, siphash128, siphash64
-from limiter._subject cimport Keys, Name, Subject
+from limiter._siphash cimport same_digest, siphash64
+from limiter._subject cimport Name, Subject, keys_from, subject_from
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CHANNEL,
-    DIMENSION_CONTACT,
     DIMENSION_COUNT,
+    NO_TIME,
     OUTCOME_ALLOWED,
     Attempt,
     LimitResult,
     Slice,
 )
 
+cdef int64_t EVENT_AGE_MS_MAX = bounds.EVENT_AGE_MS_MAX
 cdef int64_t RETENTION_MS = bounds.REQUEST_ID_RETENTION_MS
 cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
 cdef uint32_t INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
@@ -67,18 +74,19 @@ cdef uint32_t INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 cdef uint32_t FORGET_AT_ONCE = 4
 
 
-cdef SipKey derived_key(bytes digest_key, int half, uint8_t purpose):
-    # A key for one purpose from one half of the data folder's key.
-    cdef SipKey base
-    cdef SipKey derived
-    cdef uint8_t[2] label
-    memcpy(&base, PyBytes_AS_STRING(digest_key) + 16 * half, 16)
-    label[0] = purpose
-    label[1] = 0
-    derived.k0 = siphash64(&base, label, 2)
-    label[1] = 1
-    derived.k1 = siphash64(&base, label, 2)
-    return derived
+cdef int require_event_time(int64_t event_ms, int64_t now_ms) except -1:
+    # Raises InvalidArgument unless a message may have gone out then.
+    if event_ms > now_ms:
+        raise InvalidArgument.for_field(
+            "event_time", "lies in the future; a message is recorded once it has gone out"
+        )
+    if event_ms <= now_ms - EVENT_AGE_MS_MAX:
+        raise InvalidArgument.for_field(
+            "event_time",
+            f"lies more than {EVENT_AGE_MS_MAX // bounds.DAY_MS} days back, further than any window"
+            " reaches; do not record what is as old",
+        )
+    return 0
 
 
 @cython.final
@@ -91,18 +99,18 @@ cdef class Core:
         if PyBytes_GET_SIZE(digest_key) != 32:
             raise ValueError("the digest key has 32 bytes")
         self.accounts = Accounts(bind)
-        self.accounts.keys.contact = derived_key(digest_key, 0, 1)
-        self.accounts.keys.address = derived_key(digest_key, 0, 2)
-        self.accounts.keys.request = derived_key(digest_key, 1, 3)
-        self.accounts.keys.name = derived_key(digest_key, 1, 4)
+        self.accounts.keys = keys_from(<const uint8_t*>PyBytes_AS_STRING(digest_key))
+        self.past = Past(self.accounts)
+        self.past.buffer = &self.buffer
         self.judge = Judge()
+        self.judge.past = self.past
         self.define_kind = define_kind
+        self.plain.event_ms = NO_TIME
         self.buffer.group = 1
 
     def __dealloc__(self):
         events_free(&self.buffer)
         requests_free(&self.requests)
-        free(self.undo)
 
     # ------------------------------------------------------------ the outside
 
@@ -119,11 +127,11 @@ cdef class Core:
     def recall_from(self, history not None):
         """Reads events that are not pending any more from `history`: `event(position)` gives a
         packed event and `group(number)` a group's, None where they are not kept."""
-        self.history = history
+        self.past.history = history
 
     def event_at(self, uint64_t position):
         """The packed event at a position that an event has named, None when it is not kept."""
-        return self.read_event(position)
+        return self.past.read(position)
 
     def policies_changed(self):
         """Every account asks `bind` again at its next touch."""
@@ -169,7 +177,7 @@ cdef class Core:
                 f"the journal continues with group {group_number}, expected {self.buffer.group}",
             )
         replayed = 0
-        self.replayed = events
+        self.past.replayed = events
         while offset < size:
             position = (group_number << OFFSET_BITS) | offset
             length = event_read(data + offset, size - offset, position, &event)
@@ -180,7 +188,7 @@ cdef class Core:
             self.apply(&event, position, on_revision)
             offset += length
             replayed += 1
-        self.replayed = None
+        self.past.replayed = None
         self.appended += replayed
         self.buffer.group = group_number + 1
         return replayed
@@ -189,44 +197,8 @@ cdef class Core:
 
     cdef int prepare(self, const Attempt* attempt, Subject* subject) except -1:
         # Digests, hashes and known ids of an attempt. The subject borrows the attempt's slices.
-        cdef Keys* keys = &self.accounts.keys
-        cdef int dimension
-        cdef Name* name
-        memset(subject, 0, sizeof(Subject))
-        subject.keys = keys
-        subject.message_count = max(1, attempt.message_count)
-        subject.account.text = attempt.account
-        subject.account.hash = siphash64(&keys.name, attempt.account.data, attempt.account.size)
-        subject.account.id = names_find(
-            &self.accounts.names, attempt.account, subject.account.hash
-        )
-        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
-            if attempt.fields[dimension].size:
-                name = &subject.names[dimension]
-                name.text = attempt.fields[dimension]
-                name.hash = siphash64(&keys.name, name.text.data, name.text.size)
-                subject.present |= <uint32_t>1 << dimension
-        self.address_to(
-            subject, attempt.fields[DIMENSION_CONTACT], attempt.fields[DIMENSION_ADDRESS]
-        )
+        subject_from(attempt, &self.accounts.keys, &self.accounts.names, subject)
         return 0
-
-    cdef void present_to(self, Subject* subject, Slice contact, Slice address) noexcept:
-        # Notes which of the two the attempt has; an empty slice is an absent field.
-        subject.present &= ~(<uint32_t>(1 << DIMENSION_CONTACT | 1 << DIMENSION_ADDRESS))
-        if contact.size:
-            subject.present |= 1 << DIMENSION_CONTACT
-        if address.size:
-            subject.present |= 1 << DIMENSION_ADDRESS
-
-    cdef void address_to(self, Subject* subject, Slice contact, Slice address) noexcept:
-        # Sets whom the attempt is to.
-        cdef Keys* keys = &self.accounts.keys
-        self.present_to(subject, contact, address)
-        if contact.size:
-            subject.contact = siphash128(&keys.contact, contact.data, contact.size)
-        if address.size:
-            subject.address = siphash128(&keys.address, address.data, address.size)
 
     cdef BoundPlan plan_of(self, Account* account, Subject* subject):
         return (<Binding>account.binding).plan_for(subject, &self.accounts.keys)
@@ -238,6 +210,7 @@ cdef class Core:
         int64_t now_ms,
         bint require_policy,
         bint full,
+        const Terms* terms = NULL,
     ) except NULL:
         # Judges the attempt; the decision is in self.judge. The visitor stands in for an account
         # that does not exist.
@@ -253,6 +226,8 @@ cdef class Core:
             now_ms,
             require_policy,
             full,
+            terms != NULL and terms.recorded,
+            now_ms if terms == NULL or terms.event_ms == NO_TIME else terms.event_ms,
         )
         return account
 
@@ -261,31 +236,55 @@ cdef class Core:
         Subject* subject,
         InlineRules inline_rules,
         const RequestKey* key,
+        const Terms* terms,
         int64_t now_ms,
         bint require_policy,
         bint full,
         Committed* committed,
     ) except -1:
         # Judges the attempt and, if it is allowed, counts and journals it; a denial is journalled.
+        # Without terms it counts now and for good.
         cdef const RequestRow* row = self.remembered(key, now_ms)
         cdef Account* account
         cdef uint32_t places
         if row != NULL:
             self.answer_again(subject, inline_rules, row, now_ms, committed)
             return 0
-        account = self.decide(subject, inline_rules, now_ms, require_policy, full)
+        if terms == NULL:
+            terms = &self.plain
+        if terms.event_ms != NO_TIME:
+            require_event_time(terms.event_ms, now_ms)
+        account = self.decide(
+            subject,
+            inline_rules,
+            now_ms,
+            require_policy,
+            full,
+            terms,
+        )
         memset(committed, 0, sizeof(Committed))
         if self.judge.decision.outcome != OUTCOME_ALLOWED:
             self.record_denial(account, subject, now_ms)
             return 0
         # From here on the attempt counts. What may be refused comes first.
+        if terms.hold_ms:
+            self.past.require_hold_room(account)
         account = self.accounts.make(subject)
         self.intern(subject)
         places = self.keep_inline_kinds(account, inline_rules, now_ms)
-        self.undo_size = 0
-        self.count_tentatively(account, subject, now_ms)
-        self.undo_size = 0
-        self.record_commit(account, subject, key, places, now_ms, committed)
+        self.accounts.count_for_good(
+            account, subject, now_ms if terms.event_ms == NO_TIME else terms.event_ms, now_ms
+        )
+        self.record_commit(account, subject, key, terms, places, now_ms, committed)
+        if full and (terms.recorded or terms.hold_ms):
+            self.judge.restate(
+                self.accounts,
+                account,
+                self.plan_of(account, subject),
+                inline_rules,
+                subject,
+                now_ms,
+            )
         return 0
 
     cdef int answer_again(
@@ -323,7 +322,7 @@ cdef class Core:
 
     # ------------------------------------------------------------ attempts that may be taken back
 
-    cdef Account* visit(self, Subject* subject) except NULL:
+    cdef Account* visit(self, const Subject* subject) except NULL:
         # An empty account under the attempt's account's policies.
         self.accounts.leave()
         self.accounts.touch(&self.accounts.visitor, subject.account)
@@ -338,40 +337,6 @@ cdef class Core:
             if subject.names[dimension].id == 0:
                 subject.names[dimension].id = <uint32_t>0xFFFFFFFE - dimension
         return 0
-
-    cdef int count_tentatively(self, Account* account, Subject* subject, int64_t now_ms) except -1:
-        # Counts the attempt and remembers how to take that back.
-        cdef uint32_t needed = self.undo_size + account.state_count + 1
-        cdef uint32_t capacity
-        cdef Undo* undo
-        if needed > self.undo_capacity:
-            capacity = 2 * needed
-            undo = <Undo*>realloc(self.undo, capacity * sizeof(Undo))
-            if undo == NULL:
-                raise MemoryError
-            self.undo = undo
-            self.undo_capacity = capacity
-        undo = &self.undo[self.undo_size]
-        self.undo_size += 1 + self.accounts.count_attempt(account, subject, now_ms, undo + 1)
-        # The first row of an attempt says how many numbers it gave out.
-        undo.slot = -1
-        undo.index = subject.fresh_contact
-        undo.before_ms = subject.fresh_address
-        return 0
-
-    cdef void take_back_all(self, Account* account) except *:
-        # Takes all attempts that were counted tentatively back, the last one first.
-        cdef Undo* undo
-        while self.undo_size:
-            self.undo_size -= 1
-            undo = &self.undo[self.undo_size]
-            if undo.slot >= 0:
-                self.accounts.uncount(account, undo)
-                continue
-            if undo.index:
-                index_remove_last(&account.contacts)
-            if undo.before_ms:
-                index_remove_last(&account.addresses)
 
     cdef uint32_t keep_inline_kinds(
         self, Account* account, InlineRules inline_rules, int64_t now_ms
@@ -437,6 +402,12 @@ cdef class Core:
                     FieldViolation("request_id", "used for another request; use a fresh one"),
                 ),
             )
+        if row.position and is_undone(&self.past.fates, row.position):
+            raise FailedPrecondition(
+                "COMMIT_UNDONE",
+                "request_id: what was committed under it was cancelled or has lapsed, so the id is"
+                " spent; use a fresh one to send after all",
+            )
         return row
 
     cdef int remember_batch(
@@ -468,17 +439,6 @@ cdef class Core:
         self.appended += 1
         self.last_event_ms = max(self.last_event_ms, event.time_ms)
         return position
-
-    cdef bytes read_event(self, uint64_t position):
-        # The packed event at a position that an event has named; None when it is not kept.
-        cdef const uint8_t* data
-        cdef uint32_t offset = position & ((1 << OFFSET_BITS) - 1)
-        if position >> OFFSET_BITS != self.buffer.group:
-            return self.history.event(position)
-        data = self.buffer.data
-        if self.replayed is not None:
-            data = <const uint8_t*>PyBytes_AS_STRING(self.replayed)
-        return data[offset : offset + event_size(data + offset)]
 
     cdef uint32_t journalled_id(self, uint32_t id) except 0:
         # The id, once the journal defines it and, since ids are given in order, all before it.
@@ -525,6 +485,7 @@ cdef class Core:
         memset(event, 0, sizeof(Event))
         event.account = self.journalled_id(subject.account.id)
         event.time_ms = now_ms
+        event.counts_ms = now_ms
         event.present = subject.present
         event.contact = subject.contact
         event.address = subject.address
@@ -539,6 +500,7 @@ cdef class Core:
         Account* account,
         Subject* subject,
         const RequestKey* key,
+        const Terms* terms,
         uint32_t inline_places,
         int64_t now_ms,
         Committed* committed,
@@ -549,6 +511,10 @@ cdef class Core:
         event.type = EVENT_COMMIT
         event.sequence = account.sequence + 1
         event.inline_places = inline_places
+        event.recorded = terms.recorded
+        event.hold_ms = terms.hold_ms
+        if terms.event_ms != NO_TIME:
+            event.counts_ms = terms.event_ms
         event.previous_account = account.last_position
         event.previous_contact = account.contacts.rows[subject.contact_index].last_position
         if subject.present & (1 << DIMENSION_ADDRESS):
@@ -579,6 +545,8 @@ cdef class Core:
             row.sequence = event.sequence
             row.decide_ms = event.time_ms
             requests_remember(&self.requests, &row)
+        if event.hold_ms:
+            self.past.hold(account, position, event.time_ms + event.hold_ms)
         return 0
 
     cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1:
@@ -600,6 +568,41 @@ cdef class Core:
         self.append(&event)
         return 0
 
+    # ------------------------------------------------------------ what becomes of commits
+
+    cdef int lapse_due(self, int64_t now_ms) except -1:
+        # Every hold that has ended by now_ms lapses, each at its end.
+        cdef const FateRow* row
+        cdef Subject subject
+        cdef uint64_t position
+        while True:
+            position = fates_due(&self.past.fates, now_ms)
+            if position == 0:
+                return 0
+            row = fates_find(&self.past.fates, position)
+            memset(&subject, 0, sizeof(Subject))
+            self.past.name_of(row.account, &subject.account)
+            self.record_fate(self.accounts.make(&subject), position, FATE_LAPSED, row.at_ms)
+
+    cdef int record_fate(
+        self, Account* account, uint64_t commit, int fate, int64_t now_ms
+    ) except -1:
+        # Journals what becomes of a commit and makes it so; FATE_COUNTED confirms a held one.
+        cdef Event event
+        memset(&event, 0, sizeof(Event))
+        event.type = EVENT_CONFIRM if fate == FATE_COUNTED else EVENT_UNDO
+        event.account = self.journalled_id(account.name_id)
+        event.time_ms = now_ms
+        event.previous_account = account.last_position
+        event.commit = commit
+        event.fate = fate
+        if fate == FATE_COUNTED:
+            self.past.confirm(account, commit)
+        else:
+            self.past.undo(account, commit, fate, now_ms)
+        account.last_position = self.append(&event)
+        return 0
+
     # ------------------------------------------------------------ replay
 
     cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1:
@@ -616,11 +619,13 @@ cdef class Core:
             return 0
         memset(&subject, 0, sizeof(Subject))
         subject.keys = &self.accounts.keys
-        self.name_of(event.account, &subject.account)
+        self.past.name_of(event.account, &subject.account)
         if event.type == EVENT_COMMIT:
             return self.apply_commit(event, &subject, position)
         if event.type == EVENT_INLINE_KIND:
             return self.apply_inline_kind(event, &subject)
+        if event.type == EVENT_UNDO or event.type == EVENT_CONFIRM:
+            return self.apply_fate(event, &subject, position)
         if event.type == EVENT_BATCH_HEAD:
             row.request = event.request
             row.payload = event.payload
@@ -629,18 +634,6 @@ cdef class Core:
             row.decide_ms = event.time_ms
             self.forget_before(event.time_ms)
             requests_remember(&self.requests, &row)
-        return 0
-
-    cdef int name_of(self, uint32_t id, Name* name) except -1:
-        # The name that the journal defined under an id.
-        cdef const NameRow* row
-        if not 0 < id <= self.accounts.names.size:
-            raise DataLoss("JOURNAL_CORRUPT", f"an event names {id}, which no event defines")
-        row = &self.accounts.names.rows[id - 1]
-        name.id = id
-        name.hash = row.hash
-        name.text.data = row.text
-        name.text.size = row.size
         return 0
 
     cdef int apply_name(self, const Event* event) except -1:
@@ -658,31 +651,29 @@ cdef class Core:
     cdef int apply_commit(
         self, const Event* event, Subject* subject, uint64_t position
     ) except -1:
-        cdef int dimension
         cdef Account* account
-        subject.present = event.present
-        subject.contact = event.contact
-        subject.address = event.address
-        subject.message_count = event.message_count
-        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
-            if event.present & (<uint32_t>1 << dimension):
-                self.name_of(event.names[dimension], &subject.names[dimension])
-        subject.interned = True
         account = self.accounts.make(subject)
-        self.accounts.locate(account, subject)
+        self.past.subject_of(event, account, subject)
         if event.sequence != account.sequence + 1:
             raise DataLoss(
                 "JOURNAL_CORRUPT",
                 f"an account's commit {event.sequence} follows its commit {account.sequence}",
             )
-        self.undo_size = 0
-        self.count_tentatively(account, subject, event.time_ms)
-        self.undo_size = 0
+        self.accounts.count_for_good(account, subject, event.counts_ms, event.time_ms)
         if event.inline_places:
             self.accounts.mark_inline_used(account, event.inline_places, event.time_ms)
         if event.has_request:
             self.forget_before(event.time_ms)
         return self.settle(account, subject, event, position)
+
+    cdef int apply_fate(self, const Event* event, Subject* subject, uint64_t position) except -1:
+        cdef Account* account = self.accounts.make(subject)
+        if event.type == EVENT_CONFIRM:
+            self.past.confirm(account, event.commit)
+        else:
+            self.past.undo(account, event.commit, event.fate, event.time_ms)
+        account.last_position = position
+        return 0
 
     cdef int apply_inline_kind(self, const Event* event, Subject* subject) except -1:
         cdef Account* account = self.accounts.make(subject)

@@ -25,6 +25,7 @@ cdef struct KeyedCounter:
 cdef struct KindState:
     KindRules* kind            # borrowed; the account keeps the Kind alive
     int64_t since_ms           # counting began here
+    uint64_t after_position    # commits up to this position are not counted
     int64_t last_used_ms       # of an inline kind
     uint32_t inline_place      # which of the account's inline kinds this is, from 1; 0 = none
     Counter single             # of a kind without dimensions
@@ -40,11 +41,20 @@ cdef struct Undo:
     uint32_t index             # of a distinct counter ...
     int64_t before_ms          # ... and that member's instant before, NEVER_MS = none
 
+cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil
+cdef int counter_copy(
+    const KindRules* kind, Counter* counter, const Counter* original
+) except -1 nogil
 cdef void state_free(KindState* state) noexcept nogil
 cdef void counter_prefetch(const KindState* state) noexcept nogil
+cdef bint key_of(const KindRules* kind, const Subject* subject, CounterKey* key) noexcept nogil
+cdef Counter* find_by_key(KindState* state, const CounterKey* key) noexcept nogil
+cdef Counter* make_counter(
+    KindState* state, const CounterKey* key, int64_t now_ms
+) except NULL nogil
 cdef Counter* find_counter(KindState* state, const Subject* subject) noexcept nogil
 cdef int expire(KindState* state, Counter* counter, int64_t now_ms) except -1 nogil
 cdef int count(
-    KindState* state, const Subject* subject, int64_t now_ms, Undo* undo
+    KindState* state, const Subject* subject, int64_t at_ms, int64_t now_ms, Undo* undo
 ) except -1 nogil
 cdef int take_back(KindState* state, const Undo* undo) except -1 nogil

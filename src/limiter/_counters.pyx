@@ -21,11 +21,19 @@ from limiter._distinct cimport (
 from limiter._kinds cimport KindRules
 from limiter._messages cimport (
     messages_add,
+    messages_copy,
     messages_expire,
     messages_free,
     messages_undo,
 )
-from limiter._pause cimport pause_add, pause_expire, pause_free, pause_undo
+from limiter._pause cimport (
+    pause_add,
+    pause_copy,
+    pause_expire,
+    pause_free,
+    pause_put_in,
+    pause_undo,
+)
 from limiter._prefetch cimport prefetch
 from limiter._siphash cimport Digest, SipKey, siphash128
 from limiter._subject cimport Subject
@@ -45,6 +53,15 @@ cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil:
         pause_free(&counter.pause)
     else:
         distinct_free(&counter.distinct)
+
+
+cdef int counter_copy(
+    const KindRules* kind, Counter* counter, const Counter* original
+) except -1 nogil:
+    # A counter of its own that holds the same; not of a distinct one.
+    if kind.measure == MEASURE_MESSAGES:
+        return messages_copy(&counter.messages, &original.messages)
+    return pause_copy(&counter.pause, &original.pause)
 
 
 cdef inline bint is_empty(const KindRules* kind, const Counter* counter) noexcept nogil:
@@ -202,18 +219,25 @@ cdef Counter* make_counter(
 
 
 cdef int count(
-    KindState* state, const Subject* subject, int64_t now_ms, Undo* undo
+    KindState* state, const Subject* subject, int64_t at_ms, int64_t now_ms, Undo* undo
 ) except -1 nogil:
-    # Counts the attempt at now_ms; its indices and name ids are known by now.
+    # Counts the attempt at at_ms, as of now_ms; its indices and name ids are known by now. One that
+    # has left the window by now counts nowhere.
     cdef Counter* counter
     cdef bint fresh
+    if at_ms < now_ms and at_ms < window_first_ms(state.kind.window, now_ms):
+        return 0
     if state.kind.per_count:
         key_of(state.kind, subject, &undo.key)
     counter = make_counter(state, &undo.key, now_ms)
     expire(state, counter, now_ms)
     if state.kind.measure == MEASURE_MESSAGES:
         return messages_add(
-            &counter.messages, state.kind.window, now_ms, subject.message_count, &undo.addition
+            &counter.messages, state.kind.window, at_ms, subject.message_count, &undo.addition
+        )
+    if state.kind.measure == MEASURE_RUN and at_ms < now_ms:
+        return pause_put_in(
+            &counter.pause, state.kind.window, at_ms, subject.message_count, now_ms
         )
     if state.kind.measure == MEASURE_RUN:
         return pause_add(
@@ -225,7 +249,7 @@ cdef int count(
         undo.index = subject.address_index
         fresh = subject.fresh_address
     undo.before_ms = distinct_add(
-        &counter.distinct, state.kind.window, now_ms, undo.index, fresh
+        &counter.distinct, state.kind.window, at_ms, undo.index, fresh
     )
     return 0
 

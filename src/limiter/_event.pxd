@@ -13,6 +13,9 @@ cdef enum:
     EVENT_REVISION = 4         # a change of policies and assignments, opaque here
     EVENT_INLINE_KIND = 5      # an account begins to keep an inline limit's kind of counter
     EVENT_BATCH_HEAD = 6       # a batch's request_id and what it was asked
+    EVENT_UNDO = 7             # a commit counts no longer
+    EVENT_CONFIRM = 8          # a commit is held no longer, but counts for good
+    EVENT_TYPE_MAX = 8
 
 cdef enum:
     EVENT_HEADER_BYTES = 4     # type in the low byte, body length in the other three
@@ -29,6 +32,9 @@ cdef struct Event:
     Digest address
     uint32_t[9] names          # by dimension index; contact and address unused
     int64_t message_count
+    bint recorded              # it had gone out already: it counts whatever the limits say
+    int64_t counts_ms          # the instant at which a commit counts, time_ms unless told
+    int64_t hold_ms            # for how long it is held, 0 = not at all
     uint32_t inline_places     # of the kinds of the commit's inline limits; bit per place
     uint64_t previous_account  # positions of the previous commits, 0 = none
     uint64_t previous_contact
@@ -37,6 +43,8 @@ cdef struct Event:
     bint derived               # the request id is one derived from a batch's
     Digest request             # digest of the request id
     Digest payload             # digest of what was asked under it
+    uint64_t commit            # position of the commit that an undo or a confirm is about
+    int fate                   # what became of it by an undo; see _fates
     int reason                 # of a denial, with the binding limit:
     uint32_t policy            # name id, 0 = inline or none
     uint32_t limit             # name id

@@ -8,13 +8,16 @@ account, contact and address, so that their histories are a walk back. A positio
 number and the event's offset in it; 0 is none.
 
     COMMIT, DENIAL:  account time flags present contact [address] names… [message_count]
-                     [inline_places] previous_account previous_contact [previous_address]
+                     [inline_places] [time - counts] [hold] previous_account previous_contact
+                     [previous_address]
                      [request payload]
                      then COMMIT: sequence;  DENIAL: reason policy limit max used retry
     NAME:            id text
     REVISION:        time bytes
     INLINE_KIND:     account time place definition
     BATCH_HEAD:      account time request payload
+    UNDO:            account time previous_account commit fate
+    CONFIRM:         account time previous_account commit
 """
 
 from libc.stdlib cimport free, realloc
@@ -29,6 +32,9 @@ cdef enum:
     FLAG_REQUEST = 2
     FLAG_DERIVED = 4
     FLAG_INLINE = 8            # it came with inline limits
+    FLAG_RECORDED = 16
+    FLAG_EARLIER = 32          # it counts at an earlier instant than that of the event
+    FLAG_HELD = 64
 
 # No body but a name, a revision or a definition is longer than this.
 cdef uint32_t FIXED_BYTES_MAX = 320
@@ -67,6 +73,12 @@ cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) n
         flags |= FLAG_DERIVED
     if event.inline_places:
         flags |= FLAG_INLINE
+    if event.recorded:
+        flags |= FLAG_RECORDED
+    if event.counts_ms != event.time_ms:
+        flags |= FLAG_EARLIER
+    if event.hold_ms:
+        flags |= FLAG_HELD
     out = put_varint(out, event.account)
     out = put_varint(out, <uint64_t>event.time_ms)
     out[0] = flags
@@ -81,6 +93,10 @@ cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) n
         out = put_varint(out, <uint64_t>event.message_count)
     if flags & FLAG_INLINE:
         out = put_varint(out, event.inline_places)
+    if flags & FLAG_EARLIER:
+        out = put_varint(out, <uint64_t>(event.time_ms - event.counts_ms))
+    if flags & FLAG_HELD:
+        out = put_varint(out, <uint64_t>event.hold_ms)
     out = put_back(out, position, event.previous_account)
     out = put_back(out, position, event.previous_contact)
     if event.present & (1 << DIMENSION_ADDRESS):
@@ -113,6 +129,12 @@ cdef uint8_t* put_body(uint8_t* out, const Event* event, uint64_t position) noex
         if event.type == EVENT_BATCH_HEAD:
             out = put_digest(out, &event.request)
             return put_digest(out, &event.payload)
+        if event.type == EVENT_UNDO or event.type == EVENT_CONFIRM:
+            out = put_back(out, position, event.previous_account)
+            out = put_back(out, position, event.commit)
+            if event.type == EVENT_UNDO:
+                out = put_varint(out, event.fate)
+            return out
         out = put_varint(out, event.place)
     memcpy(out, event.body.data, event.body.size)
     return out + event.body.size
@@ -211,6 +233,12 @@ cdef void get_attempt(Cursor* cursor, Event* event, uint64_t position) noexcept 
     event.message_count = <int64_t>get_varint(cursor) if flags & FLAG_MANY else 1
     if flags & FLAG_INLINE:
         event.inline_places = <uint32_t>get_varint(cursor)
+    event.recorded = (flags & FLAG_RECORDED) != 0
+    event.counts_ms = event.time_ms
+    if flags & FLAG_EARLIER:
+        event.counts_ms -= <int64_t>get_varint(cursor)
+    if flags & FLAG_HELD:
+        event.hold_ms = <int64_t>get_varint(cursor)
     event.previous_account = get_back(cursor, position)
     event.previous_contact = get_back(cursor, position)
     if event.present & (1 << DIMENSION_ADDRESS):
@@ -245,6 +273,12 @@ cdef void get_body(Cursor* cursor, Event* event, uint64_t position) noexcept nog
             get_digest(cursor, &event.request)
             get_digest(cursor, &event.payload)
             return
+        if event.type == EVENT_UNDO or event.type == EVENT_CONFIRM:
+            event.previous_account = get_back(cursor, position)
+            event.commit = get_back(cursor, position)
+            if event.type == EVENT_UNDO:
+                event.fate = <int>get_varint(cursor)
+            return
         event.place = <uint32_t>get_varint(cursor)
     event.body.data = cursor.data
     event.body.size = <uint32_t>(cursor.end - cursor.data)
@@ -263,7 +297,7 @@ cdef int event_read(
         return 0
     event.type = data[0]
     length = data[1] | (<uint32_t>data[2] << 8) | (<uint32_t>data[3] << 16)
-    if size - EVENT_HEADER_BYTES < length or not EVENT_NAME <= event.type <= EVENT_BATCH_HEAD:
+    if size - EVENT_HEADER_BYTES < length or not EVENT_NAME <= event.type <= EVENT_TYPE_MAX:
         return 0
     cursor.data = data + EVENT_HEADER_BYTES
     cursor.end = cursor.data + length

@@ -4,6 +4,12 @@ from libc.stdint cimport int64_t, uint32_t
 
 from limiter._types cimport Attempt, Slice
 
+cdef enum:
+    # What a caller needs; see `limiter.access.Permission`.
+    PERMISSION_CHECK = 1
+    PERMISSION_COMMIT = 2
+    PERMISSION_USAGE = 3
+
 cdef struct Labels:
     # Different texts in the order of their sizes, then of their bytes.
     Slice* rows                # owned; each borrows from the guard's texts

@@ -54,7 +54,7 @@ cdef class Decider:
     ) except -1
     cdef int prepare(self, Subject* subject) except -1
     cdef int set_zone(self, Subject* subject, Slice name, int recipient) except -1
-    cdef int address_to(self, Subject* subject, uint32_t i) except -1
+    cdef int write_to(self, Subject* subject, uint32_t i) except -1
     cdef int turn_to(self, Subject* subject, uint32_t i, bint digests) except -1
     cdef int require_own_id(self, const RequestKey* key, uint32_t i) except -1
     cdef int require_reply_room(self, BoundPlan plan, InlineRules rules) except -1
@@ -100,6 +100,15 @@ cdef class Decider:
     ) except -1
     cdef int64_t batch_retry_ms(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
+    ) except? -2
+    cdef int64_t batch_round_ms(
+        self,
+        Account* account,
+        const Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+        int64_t from_ms,
     ) except? -2
     cdef int64_t batch_passing_ms(
         self,

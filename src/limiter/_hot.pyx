@@ -12,18 +12,21 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
 from limiter import bounds
+from limiter._kinds import compile_at
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account, Accounts
-from limiter._core cimport Committed, Core, RequestKey
-from limiter._guard cimport Guard
+from limiter._core cimport Committed, Core, RequestKey, Terms
+from limiter._guard cimport PERMISSION_CHECK, PERMISSION_COMMIT, PERMISSION_USAGE, Guard
 from limiter._hours cimport ZoneTable
 from limiter._index cimport NO_INDEX, index_append, index_find, index_free
 from limiter._judge cimport ASK_DECISION, Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow, bind_inline
+from limiter._messages cimport NEVER_MS
+from limiter._past cimport Past
 from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestRow, requests_find, requests_free, requests_remember
 from limiter._siphash cimport Digest, same_digest
-from limiter._subject cimport Subject
+from limiter._subject cimport Subject, address_to, present_to
 from limiter._types cimport (
     ATOMICITY_ALL_OR_NOTHING,
     DIMENSION_ADDRESS,
@@ -46,12 +49,6 @@ cdef enum:
     RESULT_FIXED_BYTES_MAX = 80
 
 cdef enum:
-    # What a caller needs; see `limiter.access.Permission`.
-    PERMISSION_CHECK = 1
-    PERMISSION_COMMIT = 2
-    PERMISSION_USAGE = 3
-
-cdef enum:
     # What the recipients of a batch are tried for.
     TRY_QUIETLY                # only to see how many pass
     TRY_TO_REPORT              # a CheckBatch
@@ -69,25 +66,6 @@ cdef int permission_of(int method) noexcept:
     if method == METHOD_GET_USAGE:
         return PERMISSION_USAGE
     return PERMISSION_CHECK
-
-
-def compile_at(compile_inline, place, limit):
-    """The rule of the inline limit at `place`, which an error names."""
-    try:
-        return compile_inline(limit)
-    except InvalidArgument as error:
-        def at_place(text):
-            return text.replace("inline_limits[]", f"inline_limits[{place}]")
-
-        raise InvalidArgument(
-            error.reason,
-            at_place(error.message),
-            violations=[
-                FieldViolation(at_place(each.field), each.description)
-                for each in error.violations
-            ],
-            metadata=error.metadata,
-        ) from None
 
 
 @cython.final
@@ -156,6 +134,7 @@ cdef class Decider:
         now_ms = self.begin(now_ms)
         if guard is not None:
             guard.admit(permission_of(method), now_ms)
+        self.core.lapse_due(now_ms)
         if method == METHOD_CHECK:
             self.decoder.check(data, size)
         elif method == METHOD_COMMIT:
@@ -192,13 +171,18 @@ cdef class Decider:
     cdef bint answer_commit(self, int64_t now_ms) except -1:
         cdef Subject subject
         cdef RequestKey key
+        cdef Terms terms
         cdef Committed committed
         cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
         key = self.request_keys.single(&self.decoder.request, rules)
         self.prepare(&subject)
+        terms.recorded = self.decoder.request.recorded
+        terms.event_ms = self.decoder.request.event_ms
+        terms.hold_ms = self.decoder.request.hold_ms
         self.core.commit(
-            &subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
+            &subject, rules, &key, &terms, now_ms, self.require_policy, view == VIEW_FULL,
+            &committed,
         )
         self.out.commit_response(
             &self.core.judge.decision,
@@ -304,14 +288,14 @@ cdef class Decider:
         # Makes the subject one of the recipients; without digests only as to which fields it has.
         cdef Recipient* recipient = &self.decoder.request.recipients[i]
         if digests:
-            return self.address_to(subject, i)
-        self.core.present_to(subject, recipient.contact, recipient.address)
+            return self.write_to(subject, i)
+        present_to(subject, recipient.contact, recipient.address)
         return self.set_zone(subject, recipient.contact_time_zone, i)
 
-    cdef int address_to(self, Subject* subject, uint32_t i) except -1:
+    cdef int write_to(self, Subject* subject, uint32_t i) except -1:
         # Makes the subject one of the recipients.
         cdef Recipient* recipient = &self.decoder.request.recipients[i]
-        self.core.address_to(subject, recipient.contact, recipient.address)
+        address_to(subject, recipient.contact, recipient.address)
         return self.set_zone(subject, recipient.contact_time_zone, i)
 
     cdef int set_zone(self, Subject* subject, Slice name, int recipient) except -1:
@@ -395,14 +379,15 @@ cdef class Decider:
         memset(counts, 0, sizeof(BatchCounts))
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
-            self.address_to(subject, i)
+            self.write_to(subject, i)
             if request.exclude_duplicates and self.is_duplicate(subject):
                 counts.duplicate += 1
                 self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
                 continue
             key = self.request_keys.recipient(request, rules, batch, i)
             self.core.commit(
-                subject, rules, &key, now_ms, self.require_policy, view == VIEW_FULL, &committed
+                subject, rules, &key, NULL, now_ms, self.require_policy, view == VIEW_FULL,
+                &committed,
             )
             if committed.position:
                 counts.accepted += 1
@@ -439,13 +424,13 @@ cdef class Decider:
         cdef int borrowed = self.borrow_inline_kinds(account, rules, now_ms)
         self.forget_seen()
         memset(counts, 0, sizeof(BatchCounts))
-        self.core.undo_size = 0
+        self.core.accounts.undo_size = 0
         try:
             self.try_recipients(
                 account, &trial, rules, batch, now_ms, purpose, retry_ms, journal, counts
             )
         finally:
-            self.core.take_back_all(account)
+            self.core.accounts.take_back_all(account)
             self.return_inline_kinds(account, borrowed)
         return 0
 
@@ -473,7 +458,7 @@ cdef class Decider:
         cdef bint fits
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
-            self.address_to(trial, i)
+            self.write_to(trial, i)
             memset(&committed, 0, sizeof(Committed))
             if request.exclude_duplicates and self.is_duplicate(trial):
                 counts.duplicate += 1
@@ -499,11 +484,11 @@ cdef class Decider:
                 fits = core.judge.decision.outcome == OUTCOME_ALLOWED
                 if purpose == TRY_TO_REJECT:
                     # Before it is counted: its statuses are those of what stands before it.
-                    core.judge.reject(now_ms, retry_ms, view == VIEW_FULL)
+                    core.judge.reject(account, now_ms, retry_ms, view == VIEW_FULL)
                     if journal:
                         core.record_denial(account, trial, now_ms)
                 if fits:
-                    core.count_tentatively(account, trial, now_ms)
+                    core.accounts.count_tentatively(account, trial, now_ms, now_ms)
             if core.judge.decision.outcome == OUTCOME_ALLOWED:
                 counts.accepted += 1
             else:
@@ -544,32 +529,51 @@ cdef class Decider:
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except? -2:
         # The earliest instant at which the whole batch passes; NO_TIME when there is none. Each
-        # round moves on to where every recipient passes, until none moves.
-        cdef Core core = self.core
-        cdef Account* account = core.accounts.find(subject)
-        cdef Account* empty
+        # round moves on to where every recipient passes, or to where the next hold lapses if that
+        # is earlier, until none moves.
+        cdef Past past = self.core.past
+        cdef Account* account = self.core.accounts.find(subject)
         cdef int64_t at_ms = now_ms
         cdef int64_t next_ms
-        cdef int borrowed
-        while True:
-            # An account that does not exist yet is the empty one.
-            empty = core.visit(subject)
-            self.borrow_inline_kinds(empty, rules, now_ms)
-            borrowed = 0
-            if account != empty:
-                borrowed = self.borrow_inline_kinds(account, rules, now_ms)
-            core.undo_size = 0
-            try:
-                next_ms = self.batch_passing_ms(
-                    account, empty, subject, rules, batch, now_ms, at_ms
-                )
-            finally:
-                core.take_back_all(account)
-                self.return_inline_kinds(account, borrowed)
-                core.accounts.leave()
-            if next_ms == NO_TIME or next_ms == at_ms:
-                return next_ms
-            at_ms = next_ms
+        cdef int64_t lapse_ms
+        past.look_ahead(account, now_ms)
+        try:
+            while True:
+                next_ms = self.batch_round_ms(account, subject, rules, batch, now_ms, at_ms)
+                lapse_ms = past.next_lapse_ms()
+                if lapse_ms != NEVER_MS and (next_ms == NO_TIME or next_ms >= lapse_ms):
+                    past.lapse_next()
+                    next_ms = lapse_ms
+                elif next_ms == NO_TIME or next_ms == at_ms:
+                    return next_ms
+                at_ms = next_ms
+        finally:
+            past.look_back()
+
+    cdef int64_t batch_round_ms(
+        self,
+        Account* account,
+        const Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        int64_t now_ms,
+        int64_t from_ms,
+    ) except? -2:
+        # One round, of which nothing is left.
+        cdef Core core = self.core
+        # An account that does not exist yet is the empty one.
+        cdef Account* empty = core.visit(subject)
+        cdef int borrowed = 0
+        self.borrow_inline_kinds(empty, rules, now_ms)
+        if account != empty:
+            borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+        core.accounts.undo_size = 0
+        try:
+            return self.batch_passing_ms(account, empty, subject, rules, batch, now_ms, from_ms)
+        finally:
+            core.accounts.take_back_all(account)
+            self.return_inline_kinds(account, borrowed)
+            core.accounts.leave()
 
     cdef int64_t batch_passing_ms(
         self,
@@ -581,7 +585,7 @@ cdef class Decider:
         int64_t now_ms,
         int64_t from_ms,
     ) except? -2:
-        # One round: each recipient beside those before it.
+        # Each recipient beside those before it.
         cdef Core core = self.core
         cdef Request* request = &self.decoder.request
         cdef Subject trial = subject[0]
@@ -593,7 +597,7 @@ cdef class Decider:
         cdef uint32_t i
         self.forget_seen()
         for i in range(request.recipient_count):
-            self.address_to(&trial, i)
+            self.write_to(&trial, i)
             if request.exclude_duplicates and self.is_duplicate(&trial):
                 continue
             key = self.request_keys.recipient(request, rules, batch, i)
@@ -609,13 +613,13 @@ cdef class Decider:
             at_ms = core.judge.batch_passing_ms(self.judge_alone, now_ms, at_ms)
             if at_ms == NO_TIME:
                 return NO_TIME
-            core.count_tentatively(account, &trial, now_ms)
+            core.accounts.count_tentatively(account, &trial, now_ms, now_ms)
             if account == empty:
                 continue
             # What stands alone is not taken back, but left.
-            undo_size = core.undo_size
-            core.count_tentatively(empty, &alone, now_ms)
-            core.undo_size = undo_size
+            undo_size = core.accounts.undo_size
+            core.accounts.count_tentatively(empty, &alone, now_ms, now_ms)
+            core.accounts.undo_size = undo_size
         return at_ms
 
     cdef int borrow_inline_kinds(

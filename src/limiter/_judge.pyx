@@ -21,8 +21,8 @@ from limiter.errors import FieldViolation, InvalidArgument
 from limiter._accounts cimport Account, Accounts
 from limiter._calendar cimport window_exit_ms, window_first_ms
 from limiter._counters cimport expire, find_counter
-from limiter._distinct cimport distinct_latest_ms, distinct_oldest_ms, distinct_passing_ms
-from limiter._hours cimport hours_open, hours_opening_ms, zone_of
+from limiter._distinct cimport distinct_latest_ms
+from limiter._hours cimport hours_open, zone_of
 from limiter._index cimport NO_INDEX
 from limiter._kinds cimport (
     DIFFERS,
@@ -33,39 +33,35 @@ from limiter._kinds cimport (
     RuleRow,
     matching,
 )
-from limiter._messages cimport NEVER_MS, messages_oldest_ms, messages_passing_ms
-from limiter._pause cimport (
-    pause_first_ms,
-    pause_latest_ms,
-    pause_passing_behind_ms,
-    pause_passing_ms,
-)
-from limiter._ramp cimport ramp_max_count, ramp_until_ms
+from limiter._messages cimport NEVER_MS
+from limiter._ramp cimport ramp_max_count
 from limiter._subject cimport Subject
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_COUNT,
     ENFORCEMENT_ENFORCED,
     ENFORCEMENT_SHADOW,
-    MEASURE_ADDRESSES,
     MEASURE_CONTACTS,
     MEASURE_MESSAGES,
     MEASURE_RUN,
     NO_TIME,
     OUTCOME_ALLOWED,
     OUTCOME_DENIED,
-    REASON_ADDRESS_CAP,
     REASON_BATCH_REJECTED,
-    REASON_CONTACT_CAP,
-    REASON_HOURS,
-    REASON_MESSAGE_CAP,
-    REASON_MESSAGE_COUNT_OVER_MAX,
     REASON_NO_POLICY,
     REASON_NOT_EVALUATED,
-    REASON_PAUSE,
     REASON_POLICY_REQUIRED,
     REASON_WITHIN_LIMITS,
     LimitResult,
+)
+from limiter._weighed cimport (
+    counted_since_ms,
+    denial_reason,
+    first_to_leave_ms,
+    most_count,
+    passing_ms,
+    passing_together_ms,
+    used_count,
 )
 
 cdef int64_t RETRY_HORIZON_MS = bounds.RETRY_HORIZON_MS
@@ -110,7 +106,7 @@ cdef int first_missing(const RuleRow* rule, const Subject* subject, Question que
     cdef int dimension
     if verdict == DIFFERS:
         return -2
-    if question == ASK_DECISION:
+    if question != ASK_USAGE:
         if verdict <= FIRST_MISSING:
             return FIRST_MISSING - verdict
         lacking = rule.kind.needs & ~subject.present
@@ -120,120 +116,13 @@ cdef int first_missing(const RuleRow* rule, const Subject* subject, Question que
         for dimension in range(rule.kind.per_count):
             lacking |= <uint32_t>1 << rule.kind.per[dimension]
         lacking &= ~subject.present
-    if lacking == 0 and question == ASK_DECISION:
+    if lacking == 0 and question != ASK_USAGE:
         verdict = matching(rule.kind.counts, subject)
         return FIRST_MISSING - verdict if verdict <= FIRST_MISSING else -1
     for dimension in range(DIMENSION_COUNT):
         if lacking & (<uint32_t>1 << dimension):
             return dimension
     return -1
-
-
-cdef int64_t passing_under_ms(const Weighed* w, int64_t max_count, int64_t from_ms) except? -2:
-    # The earliest instant from from_ms on at which the attempt fits this cap or pause under a
-    # maximum that stays as it is.
-    cdef int64_t room = max_count - w.need
-    if max_count == 0:
-        return NEVER_MS
-    if w.rule.kind.measure == MEASURE_MESSAGES:
-        if w.counter == NULL:
-            return from_ms if room >= 0 else NEVER_MS
-        return messages_passing_ms(&w.counter.messages, w.rule.kind.window, from_ms, room)
-    if w.rule.kind.measure == MEASURE_RUN:
-        if w.counter == NULL:
-            return from_ms if room >= 0 else NEVER_MS
-        return pause_passing_ms(&w.counter.pause, w.rule.kind.window, from_ms, room)
-    if w.counter == NULL:
-        return from_ms
-    return distinct_passing_ms(
-        &w.counter.distinct, w.rule.kind.window, from_ms, w.index, max_count - 1
-    )
-
-
-cdef int64_t passing_ms(const Weighed* w, int64_t from_ms) except? -2:
-    # The earliest instant from from_ms on at which the attempt fits this limit.
-    cdef int64_t at_ms = from_ms
-    cdef int64_t until_ms
-    cdef int64_t passing
-    if w.rule.hours != NULL:
-        return hours_opening_ms(w.rule.hours, w.zone, from_ms)
-    if w.rule.ramp == NULL:
-        return passing_under_ms(w, w.rule.max_count, from_ms)
-    while at_ms - from_ms <= RETRY_HORIZON_MS:
-        until_ms = ramp_until_ms(w.rule.ramp, at_ms)
-        passing = passing_under_ms(w, ramp_max_count(w.rule.ramp, at_ms), at_ms)
-        if passing < until_ms or until_ms == NEVER_MS:
-            return passing
-        at_ms = until_ms
-    return NEVER_MS
-
-
-cdef int64_t passing_together_ms(
-    const Weighed* w, const Weighed* alone, int64_t now_ms, int64_t from_ms
-) except? -2:
-    # The same for one recipient of a batch, those before it counted at now_ms and going along
-    # whenever it goes: beside all that the account has sent in `w`, and in `alone` without that.
-    # What was sent earlier leaves the windows first, so up to the batch's own exit the counter in
-    # `w` tells; from then on the batch stands alone.
-    cdef int64_t at_ms
-    cdef int64_t needed
-    if w.rule.hours != NULL:
-        return passing_ms(w, from_ms)
-    if w.rule.kind.measure == MEASURE_RUN:
-        if w.counter == NULL or alone.used + w.need > w.rule.max_count:
-            return passing_ms(w, from_ms) if alone.used == 0 else NEVER_MS
-        return pause_passing_behind_ms(
-            &w.counter.pause,
-            w.rule.kind.window,
-            from_ms,
-            w.rule.max_count - w.need,
-            alone.used,
-            now_ms,
-        )
-    at_ms = passing_ms(w, from_ms)
-    if at_ms < window_exit_ms(w.rule.kind.window, now_ms) or at_ms == NEVER_MS:
-        return at_ms
-    needed = max(1, 1 if alone.inside else alone.used + alone.need)
-    if w.rule.ramp == NULL:
-        return at_ms if needed <= w.rule.max_count else NEVER_MS
-    while ramp_max_count(w.rule.ramp, at_ms) < needed:
-        at_ms = ramp_until_ms(w.rule.ramp, at_ms)
-        if at_ms - from_ms > RETRY_HORIZON_MS:
-            return NEVER_MS
-    return at_ms
-
-
-cdef int denial_reason(const Weighed* w) noexcept:
-    if w.rule.hours != NULL:
-        return REASON_HOURS
-    if w.rule.max_count == 0:
-        return REASON_MESSAGE_COUNT_OVER_MAX
-    if w.rule.kind.measure == MEASURE_CONTACTS:
-        return REASON_CONTACT_CAP
-    if w.rule.kind.measure == MEASURE_ADDRESSES:
-        return REASON_ADDRESS_CAP
-    if w.need > w.rule.max_count:
-        return REASON_MESSAGE_COUNT_OVER_MAX
-    return REASON_PAUSE if w.rule.kind.measure == MEASURE_RUN else REASON_MESSAGE_CAP
-
-
-cdef int64_t first_to_leave_ms(const Weighed* w, bint counts_now, int64_t now_ms) except? -2:
-    # The instant in the counter with whose exit its count falls, the attempt at now_ms included if
-    # it counts; NEVER_MS when there is none.
-    cdef int64_t oldest = NEVER_MS
-    if w.counter != NULL:
-        if w.rule.kind.measure == MEASURE_MESSAGES:
-            oldest = messages_oldest_ms(&w.counter.messages)
-        elif w.rule.kind.measure == MEASURE_RUN:
-            # A run ends as a whole, with its last message.
-            if counts_now:
-                return now_ms
-            return pause_latest_ms(&w.counter.pause) if w.used else NEVER_MS
-        else:
-            oldest = distinct_oldest_ms(
-                &w.counter.distinct, w.index if counts_now else <uint32_t>NO_INDEX
-            )
-    return min(oldest, now_ms) if counts_now else oldest
 
 
 @cython.final
@@ -283,6 +172,7 @@ cdef class Judge:
         if not w.evaluated:
             return 0
         self.hold_against(w, subject, now_ms)
+        self.unfit_count += not w.fits
         self.shadowed_count += not w.fits and rule.enforcement == ENFORCEMENT_SHADOW
         return 0
 
@@ -338,6 +228,7 @@ cdef class Judge:
         self.reserve(plan.count + inline_count)
         self.count = 0
         self.shadowed_count = 0
+        self.unfit_count = 0
         for i in range(plan.count):
             self.weigh_one(account, plan.slots[i], plan.rows[i], subject, now_ms, question)
         for i in range(inline_count):
@@ -351,10 +242,10 @@ cdef class Judge:
             )
         return 0
 
-    cdef int64_t retry_ms(self, int64_t now_ms) except? -2:
-        # The earliest instant from now on at which all enforced limits pass together: each round
-        # moves on to the latest of their next passing instants, until none moves.
-        cdef int64_t at_ms = now_ms
+    cdef int64_t all_passing_ms(self, int64_t now_ms, int64_t from_ms) except? -2:
+        # The earliest instant from from_ms on at which all enforced limits pass together: each
+        # round moves on to the latest of their next passing instants, until none moves.
+        cdef int64_t at_ms = from_ms
         cdef int64_t next_ms
         cdef int i
         while True:
@@ -371,6 +262,52 @@ cdef class Judge:
                 return at_ms
             at_ms = next_ms
 
+    cdef bint watch_all(self) except -1:
+        # Has the past watch the counters of all limits; whether there are any.
+        cdef int i
+        for i in range(self.count):
+            if self.weighed[i].counter != NULL:
+                self.past.watch(self.weighed[i].counter)
+        return self.past.watched_count != 0
+
+    cdef int foresee_passing(self, Account* account, int64_t now_ms) except -1:
+        # Finds when each limit that does not fit passes, and when all do, the account's holds
+        # lapsing one after the other: what the counters say holds up to the next lapse.
+        cdef int64_t from_ms = now_ms
+        cdef int64_t until_ms
+        cdef int64_t at_ms
+        cdef bint done = False
+        cdef int i
+        cdef Weighed* w
+        self.watch_all()
+        self.past.look_ahead(account, now_ms)
+        try:
+            while not done:
+                until_ms = self.past.next_lapse_ms()
+                done = True
+                for i in range(self.count):
+                    w = &self.weighed[i]
+                    if w.fits or not w.evaluated or w.passes_ms:
+                        continue
+                    at_ms = passing_ms(w, from_ms)
+                    if at_ms < until_ms or until_ms == NEVER_MS:
+                        w.passes_ms = at_ms
+                    else:
+                        done = False
+                if self.decision.retry_ms == NO_TIME:
+                    at_ms = self.all_passing_ms(now_ms, from_ms)
+                    if at_ms < until_ms:
+                        self.decision.retry_ms = at_ms
+                    done = done and at_ms < until_ms and at_ms != NO_TIME
+                if until_ms == NEVER_MS:
+                    return 0
+                if not done:
+                    self.past.lapse_next()
+                    from_ms = until_ms
+        finally:
+            self.past.look_back()
+        return 0
+
     cdef int find_binding(self, int64_t now_ms, int enforcement) except -2:
         # Of the limits with this enforcement that do not fit, the one that passes last; ties by
         # precedence of reasons, then by order. -1 when all fit.
@@ -383,7 +320,7 @@ cdef class Judge:
             w = &self.weighed[i]
             if w.fits or not w.evaluated or w.rule.enforcement != enforcement:
                 continue
-            at_ms = passing_ms(w, now_ms)
+            at_ms = w.passes_ms or passing_ms(w, now_ms)
             if (
                 binding < 0
                 or at_ms > latest_ms
@@ -401,11 +338,48 @@ cdef class Judge:
         # into `weighed` and, once it is reported, into `results`; -1 when they let the attempt go.
         return self.find_binding(now_ms, ENFORCEMENT_SHADOW) if self.shadowed_count else -1
 
-    cdef int report(self, int64_t now_ms, bint allowed, Question question) except -1:
+    cdef int report(
+        self, Account* account, int64_t now_ms, bint allowed, Question question
+    ) except -1:
         # Writes every limit's status, as it stands once the decision has been carried out.
         cdef int i
         for i in range(self.count):
             self.report_one(i, now_ms, allowed, question)
+        if account.hold_count:
+            self.foresee_resets(account, now_ms, allowed)
+        return 0
+
+    cdef int foresee_resets(self, Account* account, int64_t now_ms, bint allowed) except -1:
+        # Of the statuses that are written: a count may fall at the lapse of a hold already.
+        cdef int64_t lapse_ms
+        cdef int64_t oldest
+        cdef bint done = False
+        cdef int i
+        cdef Weighed* w
+        cdef LimitResult* result
+        if not self.watch_all():
+            return 0
+        self.past.look_ahead(account, now_ms)
+        try:
+            while not done and self.past.next_lapse_ms() != NEVER_MS:
+                lapse_ms = self.past.next_lapse_ms()
+                self.past.lapse_next()
+                done = True
+                for i in range(self.count):
+                    w = &self.weighed[i]
+                    result = &self.results[i]
+                    # What is not set is before every lapse.
+                    if w.counter == NULL or result.reset_ms <= lapse_ms:
+                        continue
+                    if used_count(w, allowed and w.counted) < result.used_count:
+                        result.reset_ms = lapse_ms
+                        continue
+                    # Somebody may have gone back to an instant that leaves earlier.
+                    oldest = first_to_leave_ms(w, allowed and w.counted, now_ms)
+                    result.reset_ms = max(lapse_ms, window_exit_ms(w.rule.kind.window, oldest))
+                    done = False
+        finally:
+            self.past.look_back()
         return 0
 
     cdef int report_one(self, int i, int64_t now_ms, bint allowed, Question question) except -1:
@@ -440,12 +414,14 @@ cdef class Judge:
         result.counted_since_ms = counted_since_ms(w, now_ms)
         return 0
 
-    cdef int show(self, int64_t now_ms, bint full) except -1:
+    cdef int show(self, Account* account, int64_t now_ms, bint full) except -1:
         # Writes the statuses that the view shows: the binding limit's, or all.
         if full:
-            self.report(now_ms, self.decision.outcome == OUTCOME_ALLOWED, ASK_DECISION)
+            self.report(account, now_ms, self.decision.outcome == OUTCOME_ALLOWED, ASK_DECISION)
         elif self.decision.binding >= 0:
             self.report_one(self.decision.binding, now_ms, False, ASK_DECISION)
+            if account.hold_count:
+                self.report(account, now_ms, False, ASK_DECISION)
         self.decision.results = self.results
         self.decision.result_count = self.count if full else 0
         return 0
@@ -460,27 +436,105 @@ cdef class Judge:
         int64_t now_ms,
         bint require_policy,
         bint full,
+        bint recorded=False,
+        int64_t at_ms=0,
     ) except -1:
         # Fills self.decision, with all statuses if `full`. Raises InvalidArgument when an enforced
-        # limit lacks a field.
+        # limit lacks a field. What was `recorded` went out at at_ms and is allowed in any case.
         cdef Decision* decision = &self.decision
-        self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_DECISION)
+        self.weigh(
+            accounts,
+            account,
+            plan,
+            inline_rules,
+            subject,
+            now_ms,
+            ASK_RECORD if recorded else ASK_DECISION,
+        )
         decision.decide_ms = now_ms
         decision.retry_ms = NO_TIME
-        decision.binding = self.find_binding(now_ms, ENFORCEMENT_ENFORCED)
+        decision.binding = -1
+        if recorded:
+            self.judge_recorded(at_ms, now_ms)
+        elif self.unfit_count:
+            if account.hold_count:
+                self.foresee_passing(account, now_ms)
+            decision.binding = self.find_binding(now_ms, ENFORCEMENT_ENFORCED)
         decision.outcome = OUTCOME_ALLOWED
         decision.reason = REASON_WITHIN_LIMITS
         if decision.binding >= 0:
             decision.outcome = OUTCOME_DENIED
             decision.reason = denial_reason(&self.weighed[decision.binding])
-            decision.retry_ms = self.retry_ms(now_ms)
+            if account.hold_count == 0:
+                decision.retry_ms = self.all_passing_ms(now_ms, now_ms)
         elif not plan.has_policy:
-            if require_policy:
+            if require_policy and not recorded:
                 decision.outcome = OUTCOME_DENIED
                 decision.reason = REASON_POLICY_REQUIRED
             elif inline_rules is None or inline_rules.count == 0:
                 decision.reason = REASON_NO_POLICY
-        return self.show(now_ms, full)
+        if recorded:
+            self.note_exceeded()
+        elif decision.binding < 0:
+            # Of limits that do not deny it is only foreseen.
+            decision.retry_ms = NO_TIME
+        return self.show(account, now_ms, full)
+
+    cdef void judge_recorded(self, int64_t at_ms, int64_t now_ms) noexcept:
+        # What went out so early that a window has passed over it adds nothing there; whether it
+        # went within the hours is told by the instant at which it went.
+        cdef int i
+        cdef Weighed* w
+        for i in range(self.count):
+            w = &self.weighed[i]
+            if not w.evaluated:
+                continue
+            if w.rule.hours != NULL:
+                w.fits = hours_open(w.rule.hours, w.zone, at_ms)
+            elif at_ms < window_first_ms(w.rule.kind.window, now_ms):
+                w.fits = w.used <= w.max_count
+
+    cdef void note_exceeded(self) noexcept:
+        # A recorded message is allowed for the reason that comes first among those of the enforced
+        # limits which it exceeds, if there are any.
+        cdef int reason = 0
+        cdef int i
+        for i in range(self.count):
+            if (
+                self.weighed[i].evaluated
+                and not self.weighed[i].fits
+                and self.weighed[i].rule.enforcement == ENFORCEMENT_ENFORCED
+                and (reason == 0 or denial_reason(&self.weighed[i]) < reason)
+            ):
+                reason = denial_reason(&self.weighed[i])
+        if reason:
+            self.decision.reason = reason
+
+    cdef int restate(
+        self,
+        Accounts accounts,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        const Subject* subject,
+        int64_t now_ms,
+    ) except -1:
+        # After decide() in full, the attempt being counted: how the counts stand now. What it
+        # exceeded stays as it was told.
+        cdef int i
+        cdef int reason
+        cdef bint exceeded
+        self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_RECORD)
+        for i in range(self.count):
+            reason = self.results[i].reason
+            exceeded = self.results[i].exceeded
+            self.report_one(i, now_ms, False, ASK_RECORD)
+            self.results[i].reason = reason
+            self.results[i].exceeded = exceeded
+        if account.hold_count:
+            self.foresee_resets(account, now_ms, False)
+        self.decision.results = self.results
+        return 0
 
     cdef void answer_again(self, int64_t decide_ms) noexcept:
         # After usage(): the decision that a repeated request was given at decide_ms.
@@ -492,12 +546,14 @@ cdef class Judge:
         self.decision.results = self.results
         self.decision.result_count = self.count
 
-    cdef int reject(self, int64_t now_ms, int64_t retry_ms, bint full) except -1:
+    cdef int reject(
+        self, Account* account, int64_t now_ms, int64_t retry_ms, bint full
+    ) except -1:
         # After decide(): the attempt's whole batch is rejected, and could go at retry_ms.
         if self.decision.outcome == OUTCOME_ALLOWED:
             self.decision.outcome = OUTCOME_DENIED
             self.decision.reason = REASON_BATCH_REJECTED
-            self.show(now_ms, full)
+            self.show(account, now_ms, full)
         self.decision.retry_ms = retry_ms
         return 0
 
@@ -540,7 +596,7 @@ cdef class Judge:
         # Fills self.results with how the counters of a template stand, nothing being sent.
         self.weigh(accounts, account, plan, inline_rules, subject, now_ms, ASK_USAGE)
         self.has_limits = plan.has_policy or (inline_rules is not None and inline_rules.count > 0)
-        return self.report(now_ms, False, ASK_USAGE)
+        return self.report(account, now_ms, False, ASK_USAGE)
 
     cdef int64_t batch_passing_ms(self, Judge empty, int64_t now_ms, int64_t from_ms) except? -2:
         # After both weighed the same recipient of a batch, those before it counted at now_ms, here
@@ -564,20 +620,3 @@ cdef class Judge:
             if next_ms == at_ms:
                 return at_ms
             at_ms = next_ms
-
-
-cdef int64_t most_count(const RuleRow* rule, int64_t now_ms) noexcept:
-    # The maximum that is in force at now_ms; hours have none.
-    if rule.hours != NULL:
-        return 0
-    return rule.max_count if rule.ramp == NULL else ramp_max_count(rule.ramp, now_ms)
-
-
-cdef int64_t counted_since_ms(const Weighed* w, int64_t now_ms) noexcept:
-    # When counting began, if that is inside the window; else NO_TIME. A run reaches back as far as
-    # a message before its first one would have joined it.
-    cdef int64_t since_ms = w.state.since_ms if w.state != NULL else now_ms
-    cdef int64_t end_ms = now_ms
-    if w.rule.kind.measure == MEASURE_RUN and w.used:
-        end_ms = pause_first_ms(&w.counter.pause, w.rule.kind.window, now_ms)
-    return since_ms if since_ms > window_first_ms(w.rule.kind.window, end_ms) else NO_TIME

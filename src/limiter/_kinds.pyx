@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 
+from limiter.errors import FieldViolation, InvalidArgument
 from limiter._calendar cimport Window
 from limiter._hours cimport Hours
 from limiter._names cimport NameTable, names_find, names_free, names_insert
@@ -224,6 +225,25 @@ cdef class InlineRules:
     # Compiled inline limits; made by bind_inline.
     def __dealloc__(self):
         free(self.rows)
+
+
+def compile_at(compile_inline, place, limit):
+    """The rule of the inline limit at `place`, which an error names."""
+    try:
+        return compile_inline(limit)
+    except InvalidArgument as error:
+        def at_place(text):
+            return text.replace("inline_limits[]", f"inline_limits[{place}]")
+
+        raise InvalidArgument(
+            error.reason,
+            at_place(error.message),
+            violations=[
+                FieldViolation(at_place(each.field), each.description)
+                for each in error.violations
+            ],
+            metadata=error.metadata,
+        ) from None
 
 
 cdef InlineRules bind_inline(rules):

@@ -39,6 +39,7 @@ cdef struct Addition:
 
 # Of rings, for whoever keeps instants in one.
 cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil
+cdef int ring_copy(Ring* ring, const Ring* original) except -1 nogil
 
 cdef inline Entry* entry_at(const Ring* ring, uint32_t position) noexcept nogil:
     # The entry `position` places behind the oldest.
@@ -49,6 +50,7 @@ cdef inline void ring_pop(Ring* ring) noexcept nogil:
     ring.size -= 1
 
 cdef void messages_free(MessageCounter* counter) noexcept nogil
+cdef int messages_copy(MessageCounter* counter, const MessageCounter* original) except -1 nogil
 cdef int messages_add(
     MessageCounter* counter,
     WindowRules* window,
@@ -57,6 +59,9 @@ cdef int messages_add(
     Addition* addition,
 ) except -1 nogil
 cdef void messages_undo(MessageCounter* counter, const Addition* addition) noexcept nogil
+cdef void messages_remove(
+    MessageCounter* counter, WindowRules* window, int64_t at_ms, int64_t count
+) noexcept nogil
 cdef void messages_expire(MessageCounter* counter, int64_t first_ms) noexcept nogil
 cdef int64_t messages_oldest_ms(const MessageCounter* counter) noexcept nogil
 cdef int64_t messages_passing_ms(

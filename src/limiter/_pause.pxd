@@ -11,6 +11,7 @@ cdef struct PauseCounter:
     Summed* older              # owned; the messages before those, NULL until there are any
 
 cdef void pause_free(PauseCounter* counter) noexcept nogil
+cdef int pause_copy(PauseCounter* counter, const PauseCounter* original) except -1 nogil
 cdef int pause_add(
     PauseCounter* counter,
     WindowRules* window,

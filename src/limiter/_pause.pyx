@@ -15,13 +15,22 @@ let go before two durations have passed since the last message, for one that is 
 still join what went before it.
 """
 
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from limiter import bounds
 from limiter._calendar cimport WindowRules
-from limiter._messages cimport NEVER_MS, Addition, Entry, Summed, entry_at, ring_pop, ring_push
+from limiter._messages cimport (
+    NEVER_MS,
+    Addition,
+    Entry,
+    Summed,
+    entry_at,
+    ring_copy,
+    ring_pop,
+    ring_push,
+)
 
 cdef uint32_t EXACT_INSTANTS = bounds.EXACT_INSTANTS
 
@@ -29,6 +38,20 @@ cdef uint32_t EXACT_INSTANTS = bounds.EXACT_INSTANTS
 cdef void pause_free(PauseCounter* counter) noexcept nogil:
     free(counter.newest.entries)
     free(counter.older)
+
+
+cdef int pause_copy(PauseCounter* counter, const PauseCounter* original) except -1 nogil:
+    # A counter of its own that holds the same.
+    memset(counter, 0, sizeof(PauseCounter))
+    counter.used = original.used
+    ring_copy(&counter.newest, &original.newest)
+    if original.older != NULL:
+        counter.older = <Summed*>malloc(sizeof(Summed))
+        if counter.older == NULL:
+            with gil:
+                raise MemoryError
+        counter.older[0] = original.older[0]
+    return 0
 
 
 cdef int64_t pause_latest_ms(const PauseCounter* counter) noexcept nogil:

@@ -19,6 +19,7 @@ from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CONTACT,
     DIMENSION_COUNT,
+    NO_TIME,
     Attempt,
     Recipient,
     Slice,
@@ -70,6 +71,14 @@ cdef class RequestKeys:
             self.note(PyBytes_AS_STRING(rules.identity), <uint32_t>PyBytes_GET_SIZE(rules.identity))
         return 0
 
+    cdef int note_terms(self, bint recorded, int64_t event_ms, int64_t hold_ms) except -1:
+        # How it counts; the same whether defaults are spelt out or not.
+        cdef int64_t[3] terms
+        terms[0] = recorded
+        terms[1] = event_ms
+        terms[2] = hold_ms
+        return self.note(terms, sizeof(terms))
+
     cdef Digest noted(self) noexcept:
         # The digest of all that was noted, which is then forgotten.
         cdef Digest digest = siphash128(
@@ -94,10 +103,21 @@ cdef class RequestKeys:
         memset(&key, 0, sizeof(key))
         if request.request_id.size:
             key.given = True
+            self.note_terms(request.recorded, request.event_ms, request.hold_ms)
             self.note_attempt(&request.attempt, rules)
             key.payload = self.noted()
             key.request = self.digest_of(request, c'c', request.request_id, 0)
         return key
+
+    cdef Digest commit_id_of(self, Slice account, Slice id) except *:
+        # The digest of a commit's request id.
+        cdef uint8_t namespace = c'c'
+        cdef uint32_t number = 0
+        self.note(&namespace, 1)
+        self.note(&number, sizeof(number))
+        self.note_slice(account)
+        self.note_slice(id)
+        return self.noted()
 
     cdef RequestKey batch(self, const Request* request, InlineRules rules) except *:
         # Under which id the whole batch is asked: the same recipients in the same order.
@@ -141,6 +161,7 @@ cdef class RequestKeys:
             attempt.fields[DIMENSION_ADDRESS] = recipient.address
             if recipient.contact_time_zone.size:
                 attempt.contact_time_zone = recipient.contact_time_zone
+            self.note_terms(False, NO_TIME, 0)
             self.note_attempt(&attempt, rules)
             key.payload = self.noted()
             key.request = self.digest_of(request, c'c', recipient.request_id, 0)

@@ -1,10 +1,11 @@
 # One attempt made ready for the state machine: digests, interned names, dense indices.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from limiter._calendar cimport ZoneRules
+from limiter._names cimport NameTable
 from limiter._siphash cimport Digest, SipKey
-from limiter._types cimport Slice
+from limiter._types cimport Attempt, Slice
 
 cdef struct Keys:
     # One key a purpose, so that a digest of one kind says nothing about another.
@@ -32,3 +33,10 @@ cdef struct Subject:
     Name[9] names              # by dimension index; contact and address unused
     const ZoneRules* zone      # borrowed; of the contact, NULL where the attempt names none
     int64_t message_count
+
+cdef Keys keys_from(const uint8_t* digest_key) noexcept nogil
+cdef void subject_from(
+    const Attempt* attempt, const Keys* keys, const NameTable* names, Subject* subject
+) noexcept nogil
+cdef void present_to(Subject* subject, Slice contact, Slice address) noexcept nogil
+cdef void address_to(Subject* subject, Slice contact, Slice address) noexcept nogil

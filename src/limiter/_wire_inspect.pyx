@@ -17,6 +17,7 @@ from limiter._wire_read cimport (
     INLINE_SLOTS, KIND_CHECK, KIND_CHECK_BATCH, KIND_COMMIT, KIND_COMMIT_BATCH, KIND_GET_USAGE,
     Decoder,
 )
+from limiter._wire_times cimport Moment
 from limiter._wire_write cimport OutBuffer
 
 _REQUEST_KINDS = {
@@ -59,6 +60,10 @@ cdef dict attempt_values(const Attempt* attempt):
     return values
 
 
+cdef object moment_values(const Moment* moment):
+    return (moment.seconds, moment.nanos) if moment.given else None
+
+
 cdef dict recipient_values(const Recipient* recipient):
     return {
         "contact": bytes_of(recipient.contact).decode(),
@@ -73,9 +78,9 @@ def describe(str message, bytes data, *, bint validate = True):
     """What the decoder reads from `data`, the bytes of a request called `message`.
 
     Every field that any hot request has is there, at its default where this one lacks it;
-    `inline_limits` are serialized Limits; `event_time` and `hold_duration` say only whether they
-    are set. With `validate` off the rules of the fields are not applied: more is accepted, and
-    lists show no more than the decoder keeps.
+    `inline_limits` are serialized Limits; `event_time` and `hold_duration` are (seconds, nanos), or
+    None. With `validate` off the rules of the fields are not applied: more is accepted, and lists
+    show no more than the decoder keeps.
 
     Raises InvalidArgument as the server would, KeyError when `message` is no hot request.
     """
@@ -93,9 +98,9 @@ def describe(str message, bytes data, *, bint validate = True):
         ],
         "view": decoder.request.view,
         "request_id": bytes_of(decoder.request.request_id).decode(),
-        "mode": decoder.unserved.mode,
-        "event_time": bool(decoder.unserved.event_time),
-        "hold_duration": bool(decoder.unserved.hold_duration),
+        "mode": decoder.terms.mode,
+        "event_time": moment_values(&decoder.terms.event_time),
+        "hold_duration": moment_values(&decoder.terms.hold_duration),
         "recipients": [
             recipient_values(&decoder.request.recipients[i])
             for i in range(<int>min(decoder.request.recipient_count, decoder.recipient_capacity))

@@ -4,6 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from limiter._types cimport Attempt, Recipient, Slice
+from limiter._wire_times cimport Moment
 
 cdef enum:
     # Slots for inline limits in a Request; bounds.INLINE_LIMITS_MAX may not exceed it.
@@ -27,15 +28,21 @@ cdef struct Request:
     Slice request_id
     int atomicity              # 0 when unset
     bint exclude_duplicates
+    bint recorded              # mode RECORD
+    int64_t event_ms           # NO_TIME when unset
+    int64_t hold_ms            # 0 when unset
     Recipient* recipients      # owned by the Decoder, which reuses it for its next request
     uint32_t recipient_count
 
 cdef struct Unserved:
     # Fields that are read only to be refused.
-    int mode                   # 0 when unset
-    bint event_time            # whether it is present
-    bint hold_duration         # whether it is present
     bint exclude_opt_outs
+
+cdef struct RawTerms:
+    # How a commit counts, as it arrived.
+    int mode                   # 0 when unset
+    Moment event_time
+    Moment hold_duration
 
 cdef struct Fault:
     # The first thing found wrong with a request: which rule breaks, and where.
@@ -51,6 +58,7 @@ cdef class Decoder:
     # caller keeps the bytes alive.
     cdef Request request
     cdef Unserved unserved
+    cdef RawTerms terms
     cdef uint32_t recipient_capacity   # slots behind request.recipients
 
     # Each reads and validates one request message into self.request, or raises InvalidArgument.
@@ -69,4 +77,5 @@ cdef class Decoder:
         self, int kind, const uint8_t* data, const uint8_t* end, Fault* fault
     ) noexcept nogil
     cdef int parse_recipient_field(self, Slice message, Fault* fault) noexcept nogil
+    cdef int validate_terms(self, Fault* fault) noexcept nogil
     cdef int validate_request(self, int kind, Fault* fault) noexcept nogil

@@ -21,8 +21,10 @@ from limiter._protobuf cimport (
     DEPTH_MAX, WIRE_BYTES, WIRE_VARINT, is_utf8, read_bytes, read_tag, read_varint, skip_unknown,
 )
 from limiter._types cimport (
-    ATOMICITY_ALL_OR_NOTHING, DIMENSION_ADDRESS, DIMENSION_CONTACT, DIMENSION_COUNT, VIEW_FULL,
+    ATOMICITY_ALL_OR_NOTHING, DIMENSION_ADDRESS, DIMENSION_CONTACT, DIMENSION_COUNT, NO_TIME,
+    VIEW_FULL,
 )
+from limiter._wire_times cimport duration_ms, instant_ms, parse_moment
 
 from limiter import bounds
 from limiter.errors import InvalidArgument
@@ -34,6 +36,7 @@ cdef uint32_t REQUEST_ID_BYTES_MAX = bounds.REQUEST_ID_BYTES_MAX
 cdef uint32_t REFERENCE_BYTES_MAX = bounds.REFERENCE_BYTES_MAX
 cdef int64_t MESSAGE_COUNT_MAX = bounds.MESSAGE_COUNT_MAX
 cdef uint32_t RECIPIENTS_MAX = bounds.BATCH_RECIPIENTS_MAX
+cdef int64_t HOLD_MS_MAX = bounds.HOLD_DURATION_MS_MAX
 cdef int INLINE_LIMITS_MAX = bounds.INLINE_LIMITS_MAX
 
 if INLINE_LIMITS_MAX > INLINE_SLOTS:
@@ -97,6 +100,10 @@ cdef enum:
     RULE_RECIPIENT_COUNT = 12
     RULE_INLINE_COUNT = 13
     RULE_NOT_IN_CHECK = 14
+    RULE_RECORD_ONLY = 15
+    RULE_NOT_RECORDED = 16
+    RULE_INSTANT = 17
+    RULE_HOLD = 18
 
 # By kind: name, and the meaning of each field number.
 _MESSAGES = (
@@ -138,7 +145,7 @@ _FIELD_NAMES = (
 # By meaning: what else an enum field may hold, in words.
 _ENUM_CHOICES = {
     VIEW: "VIEW_BASIC (1) or VIEW_FULL (2)",
-    MODE: "COMMIT_MODE_DECIDE (1)",
+    MODE: "COMMIT_MODE_DECIDE (1) or COMMIT_MODE_RECORD (2)",
     ATOMICITY: "ATOMICITY_PARTIAL (1) or ATOMICITY_ALL_OR_NOTHING (2)",
 }
 
@@ -277,21 +284,6 @@ cdef int parse_recipient(Slice message, Recipient* recipient, Fault* fault) noex
     return 0
 
 
-cdef int skim(Slice message, int field, Fault* fault) noexcept nogil:
-    # Reads a submessage of the request that is only asked whether it is there and well-formed.
-    cdef const uint8_t* at = message.data
-    cdef const uint8_t* end = at + message.size
-    cdef uint32_t tag = 0
-    while at < end:
-        fault.at = at
-        at = read_tag(at, end, &tag)
-        if at != NULL:
-            at = skip_unknown(at, end, tag, DEPTH_MAX - 1)
-        if at == NULL:
-            return blame(fault, RULE_ENCODING, SCOPE_REQUEST, field)
-    return 0
-
-
 # The rules of the fields.
 
 
@@ -370,14 +362,6 @@ cdef int validate_recipient(const Recipient* recipient, int kind, Fault* fault) 
 
 
 cdef int validate_unserved(const Unserved* unserved, Fault* fault) noexcept nogil:
-    if unserved.mode < 0 or unserved.mode > COMMIT_MODE_RECORD:
-        return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, MODE, unserved.mode)
-    if unserved.mode == COMMIT_MODE_RECORD:
-        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, MODE)
-    if unserved.event_time:
-        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, EVENT_TIME)
-    if unserved.hold_duration:
-        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, HOLD_DURATION)
     if unserved.exclude_opt_outs:
         return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, EXCLUDE_OPT_OUTS)
     return 0
@@ -446,6 +430,14 @@ cdef str describe_rule(const Fault* fault):
         )
     if fault.rule == RULE_NOT_IN_CHECK:
         return "is not allowed in a check, which counts nothing: leave it out"
+    if fault.rule == RULE_RECORD_ONLY:
+        return "is only for COMMIT_MODE_RECORD, what is decided counts now: leave it out"
+    if fault.rule == RULE_NOT_RECORDED:
+        return "is not for COMMIT_MODE_RECORD, what has gone out cannot be held: leave it out"
+    if fault.rule == RULE_INSTANT:
+        return "must be a Timestamp from 1970 to 2100: send the instant at which it went out"
+    if fault.rule == RULE_HOLD:
+        return f"must be 1 ms to {HOLD_MS_MAX // 1000} s: hold for less, or confirm in time"
     raise AssertionError(f"no words for rule {fault.rule}")
 
 
@@ -493,6 +485,7 @@ cdef class Decoder:
     def __cinit__(self):
         memset(&self.request, 0, sizeof(Request))
         memset(&self.unserved, 0, sizeof(Unserved))
+        memset(&self.terms, 0, sizeof(RawTerms))
 
     def __dealloc__(self):
         free(self.request.recipients)
@@ -539,7 +532,9 @@ cdef class Decoder:
     ) noexcept nogil:
         cdef Request* request = &self.request
         cdef Unserved* unserved = &self.unserved
+        cdef RawTerms* terms = &self.terms
         cdef const uint8_t* at = data
+        cdef const uint8_t* at_fault = NULL
         cdef uint32_t tag = 0
         cdef int meaning
         cdef uint64_t bits = 0
@@ -548,6 +543,7 @@ cdef class Decoder:
         clear_attempt(&request.attempt)
         clear_slice(&request.request_id)
         memset(unserved, 0, sizeof(Unserved))
+        memset(terms, 0, sizeof(RawTerms))
         request.inline_count = request.view = request.atomicity = request.exclude_duplicates = 0
         request.recipient_count = 0
         while at < end:
@@ -580,19 +576,20 @@ cdef class Decoder:
                     request.inline_limits[request.inline_count] = value
                 request.inline_count += 1
             elif meaning == MODE:
-                unserved.mode = <int>bits
+                terms.mode = <int>bits
             elif meaning == EVENT_TIME:
-                unserved.event_time = True
-                failed = skim(value, EVENT_TIME, fault)
+                at_fault = parse_moment(value, &terms.event_time)
             elif meaning == HOLD_DURATION:
-                unserved.hold_duration = True
-                failed = skim(value, HOLD_DURATION, fault)
+                at_fault = parse_moment(value, &terms.hold_duration)
             elif meaning == ATOMICITY:
                 request.atomicity = <int>bits
             elif meaning == EXCLUDE_DUPLICATES:
                 request.exclude_duplicates = bits != 0
             elif meaning == EXCLUDE_OPT_OUTS:
                 unserved.exclude_opt_outs = bits != 0
+            if at_fault != NULL:
+                fault.at = at_fault
+                failed = blame(fault, RULE_ENCODING, SCOPE_REQUEST, meaning)
             if failed:
                 return -1
         return 0
@@ -619,6 +616,29 @@ cdef class Decoder:
         self.recipient_capacity = capacity
         return 0
 
+    cdef int validate_terms(self, Fault* fault) noexcept nogil:
+        # How a commit counts: by its mode, and not both recorded and held.
+        cdef const RawTerms* terms = &self.terms
+        cdef Request* request = &self.request
+        request.recorded = terms.mode == COMMIT_MODE_RECORD
+        request.event_ms = NO_TIME
+        request.hold_ms = 0
+        if terms.mode < 0 or terms.mode > COMMIT_MODE_RECORD:
+            return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, MODE, terms.mode)
+        if terms.event_time.given:
+            if not request.recorded:
+                return blame(fault, RULE_RECORD_ONLY, SCOPE_REQUEST, EVENT_TIME)
+            request.event_ms = instant_ms(&terms.event_time)
+            if request.event_ms < 0:
+                return blame(fault, RULE_INSTANT, SCOPE_REQUEST, EVENT_TIME)
+        if terms.hold_duration.given:
+            if request.recorded:
+                return blame(fault, RULE_NOT_RECORDED, SCOPE_REQUEST, HOLD_DURATION)
+            request.hold_ms = duration_ms(&terms.hold_duration, HOLD_MS_MAX)
+            if request.hold_ms < 0:
+                return blame(fault, RULE_HOLD, SCOPE_REQUEST, HOLD_DURATION)
+        return 0
+
     cdef int validate_request(self, int kind, Fault* fault) noexcept nogil:
         cdef Request* request = &self.request
         cdef uint32_t i
@@ -636,7 +656,7 @@ cdef class Decoder:
             return -1
         if request.atomicity < 0 or request.atomicity > ATOMICITY_ALL_OR_NOTHING:
             return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, ATOMICITY, request.atomicity)
-        if validate_unserved(&self.unserved, fault):
+        if self.validate_terms(fault) or validate_unserved(&self.unserved, fault):
             return -1
         if kind != KIND_CHECK_BATCH and kind != KIND_COMMIT_BATCH:
             return 0

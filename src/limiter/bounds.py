@@ -48,7 +48,15 @@ REQUEST_ID_BYTES_MAX: Final = 64
 REFERENCE_BYTES_MAX: Final = 256
 
 # Reservations are for the moments between a decision and a send, not for planning.
+HOLD_DURATION_MS_MIN: Final = 1
 HOLD_DURATION_MS_MAX: Final = HOUR_MS
+
+# Commits of one account that are held at once: a denial may have to look at them all.
+ACCOUNT_HOLDS_MAX: Final = 10_000
+
+# How far back a message that is recorded late may have gone out, and how long a commit can be
+# cancelled: what is older is in no window.
+EVENT_AGE_MS_MAX: Final = 62 * DAY_MS
 
 # --- Time -----------------------------------------------------------------------------------------
 
@@ -196,6 +204,12 @@ STORE_READ_BYTES_MAX: Final = 8 * 1024 * 1024
 REQUEST_ID_RETENTION_MS: Final = DAY_MS
 REQUEST_IDS_MAX: Final = 20_000_000
 
+# Commits that are held, or were undone within the reach of any window.
+FATES_MAX: Final = 10_000_000
+
+# Recorded events that one undo reads to find where a person then stands.
+UNDO_WALK_EVENTS_MAX: Final = 10_000
+
 # --- Connections ----------------------------------------------------------------------------------
 
 # Calls under way at once, streams among them.
@@ -301,6 +315,15 @@ _check(
     HOLD_DURATION_MS_MAX < REQUEST_ID_RETENTION_MS,
     "the request_id of a hold is known until the hold has lapsed",
 )
+_check(
+    EVENT_AGE_MS_MAX >= WINDOW_MS_MAX,
+    "whatever still stands in a window can be cancelled",
+)
+_check(
+    REQUEST_ID_RETENTION_MS < EVENT_AGE_MS_MAX,
+    "that a request_id is spent is known for as long as it is remembered",
+)
+_check(ACCOUNT_HOLDS_MAX < FATES_MAX < 2**31, "fates can be indexed by 32 bits, at half load")
 _check(
     INSTANT_MS_MAX + RETRY_HORIZON_MS + WINDOW_MS_MAX < 253_402_300_800_000,
     "no computed instant leaves the range of a Timestamp",

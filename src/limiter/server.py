@@ -412,6 +412,7 @@ class Server:
             keys=state.keys,
             revisions=state.revisions,
             core=state.core,
+            shard=_SHARD,
             journal=state.journal,
             committer=state.committer,
             clock=self._clock,

@@ -251,6 +251,16 @@ def batch_cases(method: str) -> Iterator[Case]:
         yield "one id for two", twice, "recipients[1].request_id", "REQUEST_ID_REUSED"
 
 
+def recorded(seconds: int) -> Callable[[Any], None]:
+    """Turns a commit into the record of a message that went out then."""
+
+    def spoil(request: Any) -> None:
+        request.mode = decision_service_pb2.COMMIT_MODE_RECORD
+        request.event_time.FromSeconds(seconds)
+
+    return spoil
+
+
 def cases(method: str) -> Iterator[Case]:
     """All ways to spoil a request of the method."""
     yield from attempt_cases(method)
@@ -262,18 +272,19 @@ def cases(method: str) -> Iterator[Case]:
         yield "long request_id", setting("request_id", long_id), "request_id", "INVALID_FIELD"
     if method == "Commit":
         yield "unknown mode", setting("mode", UNKNOWN_NUMBER), "mode", "INVALID_FIELD"
-        yield "record", setting("mode", 2), "mode", "FIELD_NOT_SERVED"
         yield (
-            "event time",
+            "event time of a decision",
             lambda request: request.event_time.FromSeconds(1),
             "event_time",
-            "FIELD_NOT_SERVED",
+            "INVALID_FIELD",
         )
+        yield "event time in the future", recorded(4_000_000_000), "event_time", "INVALID_FIELD"
+        yield "event time of long ago", recorded(1), "event_time", "INVALID_FIELD"
         yield (
-            "hold",
-            lambda request: request.hold_duration.FromSeconds(1),
+            "hold of two hours",
+            lambda request: request.hold_duration.FromSeconds(7_200),
             "hold_duration",
-            "FIELD_NOT_SERVED",
+            "INVALID_FIELD",
         )
     if method in BATCHES:
         yield from batch_cases(method)

@@ -22,7 +22,12 @@ class Refused(Exception):
 
     @property
     def code(self) -> str:
-        return "RESOURCE_EXHAUSTED" if self.reason == "TOO_MANY_KINDS" else "INVALID_ARGUMENT"
+        codes = {
+            "TOO_MANY_KINDS": "RESOURCE_EXHAUSTED",
+            "COMMIT_UNDONE": "FAILED_PRECONDITION",
+            "COMMIT_NOT_FOUND": "NOT_FOUND",
+        }
+        return codes.get(self.reason, "INVALID_ARGUMENT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,11 @@ class Account:
         for kind in kinds:
             self.inline_used_ms[kind] = now_ms
 
+    def change(self, sequence: int, message: Message) -> None:
+        """Something becomes of a commit after it was decided."""
+        self.messages[sequence - 1] = message
+        self.sorted_out.clear()
+
     def entries(
         self, kind: Kind, counting: Counting, fields: Fields, later: Later, now_ms: int
     ) -> list[Entry]:
@@ -92,6 +102,7 @@ class Account:
             sorted_out = past.setdefault((kind, counting), SortedOut())
             sorted_out.catch_up(kind, counting, messages)
             counted += sorted_out.by_key.get(key, ())
+        counted.sort(key=lambda entry: entry.at_ms)
         if kind.measure == MESSAGES and isinstance(kind.window, Rolling):
             # One less than are kept exactly, for the attempt itself may become the newest.
             bucket_ms = -(-kind.window.duration_ms // EXACT_ENTRIES)
@@ -134,13 +145,20 @@ NOTHING = Later()
 
 def counts_under(kind: Kind, counting: Counting, message: Message) -> tuple[str, ...] | None:
     """Under which key a message is counted, if it is."""
-    if message.position < counting.position or not kind.counts_message(message.fields):
+    if message.cancelled or message.position < counting.position:
+        return None
+    if message.decided_ms and kind.window.exit_ms(message.at_ms) <= message.decided_ms:
+        # It was recorded too late for any window of this kind.
+        return None
+    if not kind.counts_message(message.fields):
         return None
     return kind.key(message.fields)
 
 
 def entry_of(kind: Kind, message: Message) -> Entry:
     exit_ms = kind.window.exit_ms(message.at_ms)
+    if message.lapse_ms is not None:
+        exit_ms = min(exit_ms, message.lapse_ms)
     member = kind.member(message.fields)
     assert member is not None
-    return Entry(message.at_ms, exit_ms, exit_ms, message.message_count, member)
+    return Entry(message.at_ms, exit_ms, exit_ms, message.message_count, member, message.lapse_ms)

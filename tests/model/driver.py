@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from limiter import errors, kinds, zones
+from limiter._commitments import Commitments
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter.policy import PolicyStore
-from limiter.service import conversion
+from limiter.service import commitment, conversion
+from limiter.v1 import commitment_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
-from limiter.v1 import policy_pb2
 
 Reply = TypeVar("Reply")
 
@@ -60,6 +61,10 @@ class Driver(Protocol):
 
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse: ...
 
+    def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse: ...
+
+    def confirm(self, request: commitment_pb2.ConfirmRequest) -> commitment_pb2.ConfirmResponse: ...
+
     def restart(self) -> None:
         """Ends the service and starts it again from its journal, at the same instant."""
 
@@ -79,9 +84,11 @@ class CoreDriver:
         self._store = PolicyStore()
         self._core = Core(DIGEST_KEY, self._store.bind, kinds.define_kind)
         self._store.connect(self._core)
+        self._core.recall_from(self)
         for number, events in self._groups:
             self._core.replay(number, events, self._store.restore)
         self._decider = Decider(self._core, kinds.compile_inline, zones.zone)
+        self._commitments = Commitments(self._core)
 
     def _journal(self) -> None:
         taken = self._core.take_group()
@@ -147,6 +154,28 @@ class CoreDriver:
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
         reply = refusing(lambda: self._decider.get_usage(request.SerializeToString(), self.now_ms))
         return service_pb2.GetUsageResponse.FromString(reply)
+
+    def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse:
+        response = refusing(lambda: commitment.cancel(self._commitments, 0, request, self.now_ms))
+        self._journal()
+        return response
+
+    def confirm(self, request: commitment_pb2.ConfirmRequest) -> commitment_pb2.ConfirmResponse:
+        response = refusing(lambda: commitment.confirm(self._commitments, 0, request, self.now_ms))
+        self._journal()
+        return response
+
+    # What the core reads of its journal.
+
+    def event(self, position: int) -> bytes:
+        events, offset = self.group(position >> 24), position & 0xFFFFFF
+        size = 4 + int.from_bytes(events[offset + 1 : offset + 4], "little")
+        return events[offset : offset + size]
+
+    def group(self, number: int) -> bytes:
+        found, events = self._groups[number - 1]
+        assert found == number
+        return events
 
     def restart(self) -> None:
         self._start()

@@ -170,12 +170,17 @@ def limit_of(limit: policy_pb2.Limit, policy: str = "") -> Limit:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One allowed attempt. `position` is its place in the one order of everything that happens."""
+    """One allowed attempt. `position` is its place in the one order of everything that happens; it
+    counts at at_ms, and was decided then unless `decided_ms` says that it was recorded later. One
+    that is held counts until lapse_ms."""
 
     position: int
     at_ms: int
     fields: Fields
     message_count: int
+    decided_ms: int = 0
+    lapse_ms: int | None = None
+    cancelled: bool = False
 
 
 # --------------------------------------------------------------------------- one limit
@@ -190,6 +195,7 @@ class Entry:
     late_exit_ms: int
     message_count: int
     member: str
+    lapse_ms: int | None = None
 
     def leaves_ms(self, late: bool) -> int:
         return self.late_exit_ms if late else self.exit_ms
@@ -216,7 +222,11 @@ class Standing:
     def run(self, t: int) -> list[tuple[int, int]]:
         """The run at t, of a pause: (instant, messages), the newest first."""
         assert self.entries is not None
-        sent = [(entry.at_ms, entry.message_count) for entry in self.entries]
+        sent = [
+            (entry.at_ms, entry.message_count)
+            for entry in self.entries
+            if entry.lapse_ms is None or entry.lapse_ms > t
+        ]
         assert isinstance(self.kind.window, Rolling)
         return run_at(sent, self.kind.window.duration_ms, t)
 
@@ -263,7 +273,8 @@ class Standing:
         """The only instants after t at which the counter of this limit can change by itself."""
         assert self.entries is not None
         if self.limit.kind is not None and self.kind.measure == RUN:
-            ends = {self.kind.window.exit_ms(entry.at_ms) for entry in self.entries[-1:]}
+            ends = {self.kind.window.exit_ms(entry.at_ms) for entry in self.entries}
+            ends |= {entry.lapse_ms for entry in self.entries if entry.lapse_ms is not None}
             return {end_ms for end_ms in ends if end_ms > t}
         return {entry.leaves_ms(late) for entry in self.entries if entry.leaves_ms(late) > t}
 
@@ -294,23 +305,47 @@ class Standing:
             return decision_pb2.REASON_MESSAGE_COUNT_OVER_MAX
         return FULL_REASONS[self.kind.measure]
 
-    def after(self, at_ms: int) -> Standing:
+    def after(self, at_ms: int, lapse_ms: int | None = None) -> Standing:
         """The same limit once the attempt is counted, if its counter counts it."""
         if not self.counted or self.entries is None:
             return self
         assert self.member is not None
         exit_ms = self.kind.window.exit_ms(at_ms)
-        entry = Entry(at_ms, exit_ms, exit_ms, self.message_count, self.member)
-        return replace(self, entries=[*self.entries, entry])
+        if lapse_ms is not None:
+            exit_ms = min(exit_ms, lapse_ms)
+        entry = Entry(at_ms, exit_ms, exit_ms, self.message_count, self.member, lapse_ms)
+        entries = sorted([*self.entries, entry], key=lambda each: each.at_ms)
+        return replace(self, entries=entries)
 
-    def status(self, now_ms: int, allowed: bool, late: bool) -> decision_pb2.LimitStatus:
+    def record(self, at_ms: int, now_ms: int, late: bool) -> decision_pb2.LimitStatus:
+        """What is shown of this limit when a message is recorded that went out at at_ms: the counts
+        after it, and whether it was too much."""
+        if self.entries is None:
+            return self.status(now_ms, False, late)
+        standing, fits = self, self.fits(now_ms, late)
+        if self.limit.hours is not None:
+            fits = self.limit.hours.open(self.limit.hours.zone_for(self.contact_zone), at_ms)
+        elif self.kind.window.exit_ms(at_ms) > now_ms:
+            standing = self.after(at_ms)
+        else:
+            # It is outside already and adds nothing.
+            fits = self.used(now_ms, late) <= self.limit.max_at(now_ms)
+        status = standing._counts(now_ms, late)
+        status.reason = decision_pb2.REASON_WITHIN_LIMITS if fits else self.reason
+        status.exceeded = not fits
+        return status
+
+    def status(
+        self, now_ms: int, allowed: bool, late: bool, lapse_ms: int | None = None
+    ) -> decision_pb2.LimitStatus:
         """What a decision shows of this limit: the counts after the attempt, if it is allowed and
         counted here."""
         if self.entries is None:
             status = self._blank(now_ms)
             status.reason = decision_pb2.REASON_NOT_EVALUATED
             return status
-        status = self.after(now_ms)._counts(now_ms, late) if allowed else self._counts(now_ms, late)
+        standing = self.after(now_ms, lapse_ms) if allowed else self
+        status = standing._counts(now_ms, late)
         fits = self.fits(now_ms, late)
         status.reason = decision_pb2.REASON_WITHIN_LIMITS if fits else self.reason
         status.exceeded = not fits

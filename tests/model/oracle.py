@@ -13,11 +13,25 @@ batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2, policy_pb2
+from limiter.v1 import (
+    attempt_pb2,
+    commitment_pb2,
+    decision_pb2,
+    decision_service_pb2,
+    policy_pb2,
+)
 from tests.model.accounts import NOTHING, Account, Counting, Later, Refused, Remembered
 from tests.model.book import PolicyBook
+from tests.model.fates import (
+    NOW_AND_FOR_GOOD,
+    UNDONE,
+    Terms,
+    commitment_of,
+    fate_of,
+    terms_of,
+)
 from tests.model.limits import (
     CONTACT,
     ENFORCED,
@@ -36,6 +50,7 @@ from tests.model.windows import DAY_MS
 
 ALLOWED, DENIED = decision_pb2.OUTCOME_ALLOWED, decision_pb2.OUTCOME_DENIED
 REQUEST_ID_RETENTION_MS = DAY_MS
+EVENT_AGE_MS = 62 * DAY_MS
 
 BatchRequest = decision_service_pb2.CheckBatchRequest | decision_service_pb2.CommitBatchRequest
 BatchResponse = decision_service_pb2.CheckBatchResponse | decision_service_pb2.CommitBatchResponse
@@ -92,8 +107,27 @@ def take_exact(verdict: Verdict, index: int) -> decision_pb2.Decision:
     return verdict.exact
 
 
+def record(
+    standings: Sequence[Standing], at_ms: int, now_ms: int, no_policy: bool, late: bool
+) -> decision_pb2.Decision:
+    """What has gone out already: allowed, and told what it exceeds."""
+    statuses = [standing.record(at_ms, now_ms, late) for standing in standings]
+    decision = decision_pb2.Decision(outcome=ALLOWED, limit_statuses=statuses)
+    set_time(decision.decide_time, now_ms)
+    exceeded = [
+        status.reason for status in statuses if status.exceeded and status.enforcement == ENFORCED
+    ]
+    within = decision_pb2.REASON_NO_POLICY if no_policy else decision_pb2.REASON_WITHIN_LIMITS
+    decision.reason = min(exceeded, default=within)
+    return decision
+
+
 def decide(
-    standings: Sequence[Standing], now_ms: int, no_policy: bool, late: bool
+    standings: Sequence[Standing],
+    now_ms: int,
+    no_policy: bool,
+    late: bool,
+    lapse_ms: int | None = None,
 ) -> decision_pb2.Decision:
     """All limits at one instant: allowed iff every enforced one lets the attempt pass."""
     enforced = [standing for standing in standings if standing.limit.enforcement == ENFORCED]
@@ -110,7 +144,7 @@ def decide(
     else:
         decision.reason = decision_pb2.REASON_WITHIN_LIMITS
     decision.limit_statuses.extend(
-        standing.status(now_ms, not denying, late) for standing in standings
+        standing.status(now_ms, not denying, late, lapse_ms) for standing in standings
     )
     return decision
 
@@ -226,13 +260,22 @@ class Oracle:
         inline_limits: InlineLimits,
         now_ms: int,
         later: Later = NOTHING,
+        terms: Terms = NOW_AND_FOR_GOOD,
     ) -> Verdict:
         """What is decided about an attempt at one instant, `later` being counted as well."""
         require_contacts([attempt])
         assigned, limits = self._limits(attempt, inline_limits)
-        standings = self.standings(attempt, limits, now_ms, later)
+        standings = self.standings(attempt, limits, now_ms, later, not terms.recorded)
         no_policy = not assigned and not inline_limits
-        exact, late = (decide(standings, now_ms, no_policy, late) for late in (False, True))
+        if terms.recorded:
+            at_ms = now_ms if terms.event_ms is None else terms.event_ms
+            exact, late = (
+                record(standings, at_ms, now_ms, no_policy, late) for late in (False, True)
+            )
+        else:
+            exact, late = (
+                decide(standings, now_ms, no_policy, late, terms.lapse_ms) for late in (False, True)
+            )
         return Verdict(exact, late, standings)
 
     def _limits(self, attempt: Attempt, inline_limits: InlineLimits) -> tuple[bool, list[Limit]]:
@@ -300,7 +343,13 @@ class Oracle:
             )
         return standings
 
-    def _count(self, attempt: Attempt, inline_limits: InlineLimits, now_ms: int) -> int:
+    def _count(
+        self,
+        attempt: Attempt,
+        inline_limits: InlineLimits,
+        now_ms: int,
+        terms: Terms = NOW_AND_FOR_GOOD,
+    ) -> int:
         """Counts an allowed attempt, and says the how manieth of its account it is."""
         account = self.accounts.setdefault(attempt.account, self.account(attempt.account))
         found = [limit_of(limit).kind for limit in inline_limits]
@@ -308,7 +357,14 @@ class Oracle:
         assigned = self.book.kinds_of(attempt.account)
         account.keep_inline(kinds, assigned, self.position, now_ms)
         account.messages.append(
-            Message(self.position, now_ms, attempt.fields, attempt.message_count)
+            Message(
+                self.position,
+                now_ms if terms.event_ms is None else terms.event_ms,
+                attempt.fields,
+                attempt.message_count,
+                now_ms,
+                terms.lapse_ms,
+            )
         )
         self.position += 1
         return len(account.messages)
@@ -328,6 +384,10 @@ class Oracle:
             if known is not None and now_ms < known.at_ms + REQUEST_ID_RETENTION_MS:
                 if known.payload != payload:
                     raise Refused("REQUEST_ID_REUSED", {"request_id"})
+                if known.account_sequence:
+                    message = self.account(account).messages[known.account_sequence - 1]
+                    if fate_of(message, now_ms) in UNDONE:
+                        raise Refused("COMMIT_UNDONE", set())
                 return known
         return None
 
@@ -350,16 +410,20 @@ class Oracle:
         attempt = attempt_of(request.attempt)
         require_contacts([attempt])
         keys = commit_keys(request.request_id)
-        payload = payload_of(attempt, request.inline_limits)
+        terms = terms_of(request, now_ms)
+        payload = payload_of(attempt, request.inline_limits, request)
         known = self._remembered(attempt.account, keys, payload, now_ms)
         sequence = 0
         if known is not None:
             decision = choose(self._replay(known, attempt, request.inline_limits, now_ms), 0)
             sequence = known.account_sequence
         else:
-            decision = choose(self.judge(attempt, request.inline_limits, now_ms), 0)
+            if terms.event_ms is not None and not now_ms - EVENT_AGE_MS < terms.event_ms <= now_ms:
+                raise Refused("INVALID_FIELD", {"event_time"})
+            verdict = self.judge(attempt, request.inline_limits, now_ms, terms=terms)
+            decision = choose(verdict, 0)
             if decision.outcome == ALLOWED:
-                sequence = self._count(attempt, request.inline_limits, now_ms)
+                sequence = self._count(attempt, request.inline_limits, now_ms, terms)
                 self._remember(attempt.account, keys, Remembered(payload, now_ms, sequence))
         return decision_service_pb2.CommitResponse(
             decision=in_view(decision, request.view, decision_pb2.VIEW_FULL),
@@ -377,6 +441,40 @@ class Oracle:
         return decision_service_pb2.GetUsageResponse(
             limit_statuses=[standing.usage(now_ms, late) for standing in standings]
         )
+
+    # ---- what becomes of commits
+
+    def cancel(self, account: str, sequence: int, now_ms: int) -> commitment_pb2.Commitment:
+        """Takes the commit of that number back, if it still counts."""
+        message = self._commit(account, sequence, now_ms)
+        if fate_of(message, now_ms) not in UNDONE:
+            message = replace(message, cancelled=True)
+            self.accounts[account].change(sequence, message)
+        return commitment_of(message, now_ms)
+
+    def confirm(self, account: str, sequence: int, now_ms: int) -> commitment_pb2.Commitment:
+        """The commit of that number counts for good, if it is held."""
+        message = self._commit(account, sequence, now_ms)
+        if fate_of(message, now_ms) in UNDONE:
+            raise Refused("COMMIT_UNDONE", set())
+        message = replace(message, lapse_ms=None)
+        self.accounts[account].change(sequence, message)
+        return commitment_of(message, now_ms)
+
+    def sequence_of(self, account: str, request_id: str, now_ms: int) -> int:
+        """The commit that was allowed under a request id; 0 when there is none."""
+        known = self.account(account).remembered.get(("commit", request_id))
+        if known is None or now_ms >= known.at_ms + REQUEST_ID_RETENTION_MS:
+            return 0
+        return known.account_sequence
+
+    def _commit(self, account: str, sequence: int, now_ms: int) -> Message:
+        messages = self.account(account).messages
+        if 0 < sequence <= len(messages):
+            message = messages[sequence - 1]
+            if message.decided_ms > now_ms - EVENT_AGE_MS:
+                return message
+        raise Refused("COMMIT_NOT_FOUND", set())
 
     # ---- batches
 
@@ -547,11 +645,16 @@ def commit_keys(request_id: str) -> list[tuple[str, ...]]:
     return [("commit", request_id)] if request_id else []
 
 
-def payload_of(attempt: Attempt, inline_limits: InlineLimits) -> bytes:
+def payload_of(
+    attempt: Attempt,
+    inline_limits: InlineLimits,
+    request: decision_service_pb2.CommitRequest | None = None,
+) -> bytes:
     """What is asked for under a request id: everything but the view."""
     fields = sorted(attempt.fields.items())
     limits = [limit.SerializeToString(deterministic=True) for limit in inline_limits]
-    what = (attempt.account, fields, attempt.message_count, attempt.zone, limits)
+    terms = terms_of(request or decision_service_pb2.CommitRequest(), 0)
+    what = (attempt.account, fields, attempt.message_count, attempt.zone, limits, terms)
     return repr(what).encode()
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
+from limiter.v1 import attempt_pb2, commitment_pb2, decision_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.accounts import Refused
 from tests.model.driver import Driver, Fault
@@ -262,6 +262,57 @@ class Pair:
 
         return self._compare(asked, answer)
 
+    def cancel(
+        self, account: str, *, commit_id: str = "", request_id: str = ""
+    ) -> commitment_pb2.Commitment | None:
+        """The same for a cancel, of the commit with that id, or under that request id."""
+        request = commitment_pb2.CancelRequest(account=account)
+        self._name_commit(request, commit_id, request_id)
+        asked = self._ask(self.driver.cancel, request)
+        return self._compare(
+            asked and asked.commitment,
+            lambda: self._expect_commitment(self.oracle.cancel, account, commit_id, request_id),
+        )
+
+    def confirm(
+        self, account: str, *, commit_id: str = "", request_id: str = ""
+    ) -> commitment_pb2.Commitment | None:
+        """The same for a confirmation."""
+        request = commitment_pb2.ConfirmRequest(account=account)
+        self._name_commit(request, commit_id, request_id)
+        asked = self._ask(self.driver.confirm, request)
+        return self._compare(
+            asked and asked.commitment,
+            lambda: self._expect_commitment(self.oracle.confirm, account, commit_id, request_id),
+        )
+
+    def _name_commit(
+        self,
+        request: commitment_pb2.CancelRequest | commitment_pb2.ConfirmRequest,
+        commit_id: str,
+        request_id: str,
+    ) -> None:
+        if commit_id:
+            request.commit_id = commit_id
+        else:
+            request.request_id = request_id
+
+    def _expect_commitment(
+        self,
+        act: Callable[[str, int, int], commitment_pb2.Commitment],
+        account: str,
+        commit_id: str,
+        request_id: str,
+    ) -> commitment_pb2.Commitment:
+        """How the oracle says that the commit stands, with the id that it has had ever since."""
+        sequence = self.oracle.sequence_of(account, request_id, self.now_ms)
+        if commit_id:
+            found = [key for key, known in self.commit_ids.items() if known == commit_id]
+            sequence = found[0][1] if found and found[0][0] == account else 0
+        commitment = act(account, sequence, self.now_ms)
+        commitment.commit_id = self.commit_ids[account, sequence]
+        return commitment
+
     def get_usage(self, attempt: attempt_pb2.Attempt) -> service_pb2.GetUsageResponse:
         """The usage that both see."""
         request = service_pb2.GetUsageRequest(attempt=attempt)
@@ -286,6 +337,7 @@ class Pair:
         for account in self.oracle.accounts.values():
             for kind in account.kinds:
                 exits = {kind.window.exit_ms(message.at_ms) for message in account.messages}
+                exits |= {each.lapse_ms for each in account.messages if each.lapse_ms is not None}
                 ahead = sorted(exit_ms for exit_ms in exits if exit_ms > self.now_ms)
                 changes.update(ahead[:10] + ahead[-5:])
         return sorted(changes)

@@ -14,8 +14,8 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from limiter.server import Config, Server
-from limiter.v1 import decision_service_pb2 as service_pb2
 from limiter.v1 import (
+    commitment_pb2,
     decision_service_pb2_grpc,
     policy_pb2,
     policy_service_pb2,
@@ -23,6 +23,7 @@ from limiter.v1 import (
     test_clock_service_pb2,
     test_clock_service_pb2_grpc,
 )
+from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.driver import Fault
 
 Result = TypeVar("Result")
@@ -130,6 +131,16 @@ class ServerDriver:
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
         response = self._call(self._decisions.GetUsage, request)
         assert isinstance(response, service_pb2.GetUsageResponse)
+        return response
+
+    def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse:
+        response = self._call(self._decisions.Cancel, request)
+        assert isinstance(response, commitment_pb2.CancelResponse)
+        return response
+
+    def confirm(self, request: commitment_pb2.ConfirmRequest) -> commitment_pb2.ConfirmResponse:
+        response = self._call(self._decisions.Confirm, request)
+        assert isinstance(response, commitment_pb2.ConfirmResponse)
         return response
 
     def restart(self) -> None:

@@ -401,6 +401,19 @@ def commits(
     )
 
 
+def set_terms(dice: Dice, request: service_pb2.CommitRequest, now_ms: int) -> None:
+    """Has a commit hold, or record what went out already, lately or long ago."""
+    if dice.one_in(2):
+        request.mode = service_pb2.COMMIT_MODE_RECORD
+        ago_ms = dice.pick((0, 1, 10, 999, MINUTE_MS, HOUR_MS, DAY_MS, 30 * DAY_MS, 61 * DAY_MS))
+        if dice.below(4):
+            at_ms = now_ms - ago_ms + dice.pick((0, 0, 0, -1, 1))
+            request.event_time.FromMilliseconds(max(0, at_ms))
+    else:
+        holds_ms = (1, 2, 10, 999, 1_000, MINUTE_MS, MINUTE_MS, HOUR_MS - 1, HOUR_MS)
+        request.hold_duration.FromMilliseconds(dice.pick(holds_ms))
+
+
 @st.composite
 def batches(
     draw: st.DrawFn, choices: Sequence[policy_pb2.Limit] = ()

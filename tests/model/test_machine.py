@@ -52,6 +52,42 @@ class Machine(RuleBasedStateMachine):
             assert response.decision == before.decision
 
     @rule(data=st.data())
+    def commit_on_terms(self, data: st.DataObject) -> None:
+        """One that is held, or recorded."""
+        request = data.draw(strategies.commits(self.choices), "commit")
+        strategies.set_terms(strategies.Dice(data.draw), request, self.pair.now_ms)
+        response = self.pair.commit(request)
+        if response is not None and response.decision.outcome == ALLOWED and request.request_id:
+            self.asked.append(request)
+
+    @precondition(lambda self: self.pair.commit_ids)
+    @rule(data=st.data(), confirm=st.booleans())
+    def settle(self, data: st.DataObject, confirm: bool) -> None:
+        """Cancels or confirms a commit, mostly one of the newest."""
+        known = list(self.pair.commit_ids.items())
+        newest = data.draw(st.integers(0, len(known) - 1), "how far back")
+        (account, _), commit_id = known[-1 - newest]
+        if confirm:
+            self.pair.confirm(account, commit_id=commit_id)
+        else:
+            self.pair.cancel(account, commit_id=commit_id)
+
+    @rule(data=st.data(), confirm=st.booleans())
+    def settle_by_request_id(self, data: st.DataObject, confirm: bool) -> None:
+        account = data.draw(st.sampled_from(strategies.ACCOUNTS), "account")
+        request_id = data.draw(st.sampled_from(("id-1", "id-2", "id-3")), "request_id")
+        act = self.pair.confirm if confirm else self.pair.cancel
+        act(account, request_id=request_id)
+
+    @precondition(lambda self: self.pair.commit_ids)
+    @rule(data=st.data())
+    def settle_in_the_wrong_account(self, data: st.DataObject) -> None:
+        known = list(self.pair.commit_ids.items())
+        (account, _), commit_id = data.draw(st.sampled_from(known), "commit")
+        other = next(name for name in strategies.ACCOUNTS if name != account)
+        assert self.pair.cancel(other, commit_id=commit_id) is None
+
+    @rule(data=st.data())
     def check(self, data: st.DataObject) -> None:
         request = data.draw(strategies.commits(self.choices), "check")
         self.pair.check(strategies.check_of(request))

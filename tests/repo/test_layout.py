@@ -33,7 +33,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py") if not is_generated(path)
 # other, and the two Python modules that hold nothing but names. So no clock, no event loop, no
 # database, no network and no protobuf classes.
 EXTENSION_IMPORTS = re.compile(
-    r"(cython|cpython|libc\.(limits|math|stddef|stdint|stdlib|string)"
+    r"(cython|cpython|collections|libc\.(limits|math|stddef|stdint|stdlib|string)"
     r"|limiter\._\w+|limiter\.bounds|limiter\.errors)(\.\w+)*"
 )
 # Headers behind which the outside world is.

@@ -56,8 +56,8 @@ def values_of(message: Any) -> dict[str, Any]:
         "view": message.view if "view" in names else 0,
         "request_id": message.request_id if "request_id" in names else "",
         "mode": message.mode if "mode" in names else 0,
-        "event_time": "event_time" in names and message.HasField("event_time"),
-        "hold_duration": "hold_duration" in names and message.HasField("hold_duration"),
+        "event_time": moment_of(message, "event_time"),
+        "hold_duration": moment_of(message, "hold_duration"),
         "recipients": [
             {name: getattr(recipient, name) for name in RECIPIENT_LABELS}
             for recipient in (message.recipients if "recipients" in names else ())
@@ -66,6 +66,14 @@ def values_of(message: Any) -> dict[str, Any]:
         "exclude_duplicates": message.exclude_duplicates if "recipients" in names else False,
         "exclude_opt_outs": message.exclude_opt_outs if "recipients" in names else False,
     }
+
+
+def moment_of(message: Any, field: str) -> tuple[int, int] | None:
+    """A Timestamp or a Duration, if the message has it."""
+    if field not in message.DESCRIPTOR.fields_by_name or not message.HasField(field):
+        return None
+    moment = getattr(message, field)
+    return moment.seconds, moment.nanos
 
 
 def limits_of(raw: list[bytes]) -> list[policy_pb2.Limit] | None:
@@ -147,6 +155,7 @@ def fill(random: Random, message: Any) -> None:
             message.request_id = any_label(random)
         elif field.name in {"event_time", "hold_duration"}:
             getattr(message, field.name).seconds = any_integer(random, 64)
+            getattr(message, field.name).nanos = any_integer(random, 32)
         elif field.name.startswith("exclude_"):
             setattr(message, field.name, random.random() < 0.5)
         else:

@@ -165,7 +165,7 @@ def test_message_count_has_bounds(kind: str) -> None:
 ENUMS = [
     (kind, field, known)
     for kind in KINDS
-    for field, known in (("view", 2), ("mode", 1), ("atomicity", 2))
+    for field, known in (("view", 2), ("mode", 2), ("atomicity", 2))
     if field in getattr(decision_service_pb2, kind).DESCRIPTOR.fields_by_name
 ]
 
@@ -184,21 +184,46 @@ def test_unknown_enum_values_are_refused(kind: str, field: str, known: int) -> N
 
 
 def test_fields_that_are_not_served_are_refused() -> None:
-    request = sound("CommitRequest")
-    request.mode = 2
-    assert "not served yet" in refuse("CommitRequest", request, "mode", "FIELD_NOT_SERVED")
-    for field in ("event_time", "hold_duration"):
-        request = sound("CommitRequest")
-        getattr(request, field).SetInParent()
-        refuse("CommitRequest", request, field, "FIELD_NOT_SERVED")
     for kind in BATCHES:
         request = sound(kind)
         request.exclude_opt_outs = True
         refuse(kind, request, "exclude_opt_outs", "FIELD_NOT_SERVED")
 
 
-def test_what_is_not_served_is_still_read() -> None:
-    """A malformed value is called malformed, not unserved."""
+def test_an_event_time_is_an_instant_and_only_for_what_is_recorded() -> None:
+    request = sound("CommitRequest")
+    request.event_time.FromSeconds(1)
+    assert "COMMIT_MODE_RECORD" in refuse("CommitRequest", request, "event_time")
+    request.mode = decision_service_pb2.COMMIT_MODE_RECORD
+    assert accept("CommitRequest", request)["event_time"] == (1, 0)
+    for seconds, nanos in ((-1, 0), (1, -1), (1, 1_000_000_000), (2**62, 0), (-(2**63), 0)):
+        request.event_time.seconds, request.event_time.nanos = seconds, nanos
+        assert "Timestamp" in refuse("CommitRequest", request, "event_time")
+
+
+def test_a_hold_lasts_up_to_an_hour_and_is_not_for_what_is_recorded() -> None:
+    request = sound("CommitRequest")
+    for seconds, nanos in ((0, 1_000_000), (3_600, 0), (3_599, 999_999_999)):
+        request.hold_duration.seconds, request.hold_duration.nanos = seconds, nanos
+        assert accept("CommitRequest", request)["hold_duration"] == (seconds, nanos)
+    for seconds, nanos in (
+        (0, 0),
+        (0, 999_999),
+        (-1, 0),
+        (0, -1),
+        (3_600, 1),
+        (3_601, 0),
+        (1, 1_000_000_000),
+        (2**63 - 1, 0),
+    ):
+        request.hold_duration.seconds, request.hold_duration.nanos = seconds, nanos
+        assert "3600 s" in refuse("CommitRequest", request, "hold_duration")
+    request.hold_duration.FromSeconds(1)
+    request.mode = decision_service_pb2.COMMIT_MODE_RECORD
+    assert "COMMIT_MODE_RECORD" in refuse("CommitRequest", request, "hold_duration")
+
+
+def test_a_malformed_time_is_called_malformed() -> None:
     data = sound("CommitRequest").SerializeToString() + b"\x32\x01\x08"
     with pytest.raises(InvalidArgument) as refusal:
         _wire_inspect.describe("CommitRequest", data)

@@ -11,7 +11,16 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import limiter
-from limiter.cli import access, bench, decisions, policies, serve, terminal, versions
+from limiter.cli import (
+    access,
+    bench,
+    commitments,
+    decisions,
+    policies,
+    serve,
+    terminal,
+    versions,
+)
 from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode, help_text
 from limiter.cli.options import expand_options
@@ -72,6 +81,8 @@ for _command in (
     decisions.check,
     decisions.commit,
     decisions.usage,
+    commitments.confirm,
+    commitments.cancel,
     bench.bench,
     access.audit,
     versions.clone,

@@ -9,9 +9,12 @@ import typer
 
 from limiter.cli import render, terminal
 from limiter.cli.connection import connect
+from limiter.cli.durations import parse_ms
+from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.files import load_limits
 from limiter.cli.inline import GRAMMAR, parse_limit
+from limiter.cli.instants import parse_instant
 from limiter.cli.options import AttemptOptions, ClientOptions
 from limiter.v1 import decision_pb2, decision_service_pb2, policy_pb2
 
@@ -73,6 +76,23 @@ def commit(
             "--request-id", help="The attempt's own id: a repeat with it never counts twice."
         ),
     ] = "",
+    hold: Annotated[
+        str,
+        typer.Option(
+            "--hold",
+            metavar="DURATION",
+            help="Hold it: it counts, and lapses after so long, such as 10min, unless confirmed.",
+        ),
+    ] = "",
+    record: Annotated[
+        bool, typer.Option("--record", help="It has gone out already: count it in any case.")
+    ] = False,
+    event_time: Annotated[
+        str,
+        typer.Option(
+            "--event-time", metavar="TIME", help="When it went out, such as 2025-03-03T12:00:00Z."
+        ),
+    ] = "",
     inline: InlineOption = "",
     limit: LimitOption = None,
     view: ViewOption = ViewName.FULL,
@@ -84,6 +104,12 @@ def commit(
         view=view.view,
         request_id=request_id,
     )
+    if record:
+        request.mode = decision_service_pb2.COMMIT_MODE_RECORD
+    if event_time:
+        request.event_time.FromMilliseconds(parse_instant(event_time, "--event-time"))
+    if hold:
+        request.hold_duration.FromMilliseconds(_hold_ms(hold))
     with connect(client) as connection:
         response = connection.decisions.Commit(request, timeout=connection.remaining_s())
     if client.json:
@@ -113,6 +139,13 @@ def inline_limits(file: str, texts: list[str] | None) -> list[policy_pb2.Limit]:
     return limits + [
         parse_limit(text, f"inline-{number}") for number, text in enumerate(texts or [], start=1)
     ]
+
+
+def _hold_ms(text: str) -> int:
+    try:
+        return parse_ms(text)
+    except ValueError as error:
+        raise CommandError(ExitCode.USAGE, f"--hold: {error}") from error
 
 
 def _exit_by(decision: decision_pb2.Decision) -> None:

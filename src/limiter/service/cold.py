@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limiter._commitments import Commitments
 from limiter._core import Core
 from limiter.clock import Clock
 from limiter.journal import GroupCommitter, Journal
@@ -18,6 +19,8 @@ from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
+from limiter.service.commitment import CommitmentServicer
+from limiter.service.decision import SERVICE as DECISION_SERVICE
 from limiter.service.groups import GroupServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
@@ -35,6 +38,7 @@ class Parts:
     keys: KeyStore
     revisions: Revisions
     core: Core
+    shard: int
     journal: Journal
     committer: GroupCommitter
     clock: Clock
@@ -54,6 +58,13 @@ class ColdService:
 
 
 SERVICES: Final = (
+    ColdService(
+        DECISION_SERVICE,
+        CommitmentServicer,
+        lambda parts: CommitmentServicer(
+            Commitments(parts.core), parts.shard, parts.durable, parts.clock.now_ms
+        ),
+    ),
     ColdService(
         POLICY_SERVICE,
         PolicyServicer,

@@ -36,7 +36,7 @@ class _CommitModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommitMode
     """The limits decide whether the attempt is counted."""
     COMMIT_MODE_RECORD: _CommitMode.ValueType  # 2
     """The message has gone out already: it counts whatever the limits say, and what is exceeded is
-    reported. Not served yet: refused.
+    reported.
     """
 
 class CommitMode(_CommitMode, metaclass=_CommitModeEnumTypeWrapper):
@@ -48,7 +48,7 @@ COMMIT_MODE_DECIDE: CommitMode.ValueType  # 1
 """The limits decide whether the attempt is counted."""
 COMMIT_MODE_RECORD: CommitMode.ValueType  # 2
 """The message has gone out already: it counts whatever the limits say, and what is exceeded is
-reported. Not served yet: refused.
+reported.
 """
 Global___CommitMode: _TypeAlias = CommitMode  # noqa: Y015
 
@@ -171,12 +171,14 @@ class CommitRequest(_message.Message):
 
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When the message went out, in mode `RECORD`. Not served yet: refused."""
+        """When the message went out, in mode `RECORD`: now or up to 62 days back, in any order. Not set:
+        now. Where a window has passed over it already, it adds nothing.
+        """
 
     @_builtins.property
     def hold_duration(self) -> _duration_pb2.Duration:
-        """For how long the attempt is held: it counts at once and lapses then unless confirmed. Not
-        served yet: refused.
+        """For how long the attempt is held, 1 millisecond to 1 hour: it counts at once and lapses then
+        unless confirmed. Not in mode `RECORD`.
         """
 
     def __init__(
