@@ -107,7 +107,7 @@ class TestToStatus:
         ],
     )
     def test_a_resource_is_named(self, name: str, kind: str) -> None:
-        status = to_status(errors.NotFound("NOT_FOUND", "none", metadata={"resource_name": name}))
+        status = to_status(errors.NotFound("NOT_FOUND", "none", metadata={"resource": name}))
         resource = details(status)["ResourceInfo"]
         assert isinstance(resource, error_details_pb2.ResourceInfo)
         assert (resource.resource_type, resource.resource_name) == (kind, name)
@@ -134,9 +134,7 @@ class TestToStatus:
         st.lists(
             st.tuples(st.text(max_size=2_000), st.text(max_size=2_000)), min_size=1, max_size=30
         ),
-        st.dictionaries(
-            st.sampled_from(["account", "resource_name", "limit"]), st.text(max_size=2_000)
-        ),
+        st.dictionaries(st.sampled_from(["account", "resource", "limit"]), st.text(max_size=2_000)),
     )
     def test_it_always_fits_into_metadata(
         self, message: str, fields: list[tuple[str, str]], metadata: dict[str, str]
@@ -309,7 +307,7 @@ class TestAbort:
 
     async def test_the_details_are_those_of_grpcio_status(self) -> None:
         context: Any = RecordingContext()
-        error = errors.NotFound("NOT_FOUND", "none", metadata={"resource_name": "policies/p"})
+        error = errors.NotFound("NOT_FOUND", "none", metadata={"resource": "policies/p"})
         with pytest.raises(grpc.aio.AbortError):
             await abort(context, error)
         expected: Any = rpc_status.to_status(to_status(error))

@@ -69,8 +69,8 @@ def to_status(error: errors.LimiterError) -> status_pb2.Status:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(error.retry_after_ms)
         status.details.add().Pack(retry)
-    if "resource_name" in error.metadata:
-        status.details.add().Pack(_resource_info(error.metadata["resource_name"], message))
+    if "resource" in error.metadata:
+        status.details.add().Pack(_resource_info(error.metadata["resource"], message))
     elif isinstance(error, errors.ResourceExhausted):
         subject = _shortened(error.metadata.get("account", ""), _MESSAGE_BYTES_MAX // 4)
         quota = error_details_pb2.QuotaFailure()

@@ -246,6 +246,8 @@ class DecisionServiceServicer:
         message where they come quickly. Also at the instant at which a count falls or a limit that was
         full has room again, so that whoever has stopped may go on by it.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -260,6 +262,8 @@ class DecisionServiceServicer:
         """Says for a list of recipients when each may be written to under all limits, nothing else being
         sent: at each instant the first one in order that passes goes. Changes nothing.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
@@ -273,6 +277,8 @@ class DecisionServiceServicer:
 
     def ListRestrictions(self, request, context):
         """Lists attempts that were denied, as far as they are kept.
+
+        Not served yet: `UNIMPLEMENTED`.
 
         Status codes:
 

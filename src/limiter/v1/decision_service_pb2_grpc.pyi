@@ -147,6 +147,8 @@ class DecisionServiceStub:
     message where they come quickly. Also at the instant at which a count falls or a limit that was
     full has room again, so that whoever has stopped may go on by it.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -157,6 +159,8 @@ class DecisionServiceStub:
     """Says for a list of recipients when each may be written to under all limits, nothing else being
     sent: at each instant the first one in order that passes goes. Changes nothing.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
@@ -166,6 +170,8 @@ class DecisionServiceStub:
     """
     ListRestrictions: _grpc.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]
     """Lists attempts that were denied, as far as they are kept.
+
+    Not served yet: `UNIMPLEMENTED`.
 
     Status codes:
 
@@ -289,6 +295,8 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     message where they come quickly. Also at the instant at which a count falls or a limit that was
     full has room again, so that whoever has stopped may go on by it.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -299,6 +307,8 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     """Says for a list of recipients when each may be written to under all limits, nothing else being
     sent: at each instant the first one in order that passes goes. Changes nothing.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
@@ -308,6 +318,8 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     """
     ListRestrictions: _aio.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]  # type: ignore[assignment]
     """Lists attempts that were denied, as far as they are kept.
+
+    Not served yet: `UNIMPLEMENTED`.
 
     Status codes:
 
@@ -482,6 +494,8 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         message where they come quickly. Also at the instant at which a count falls or a limit that was
         full has room again, so that whoever has stopped may go on by it.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -498,6 +512,8 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says for a list of recipients when each may be written to under all limits, nothing else being
         sent: at each instant the first one in order that passes goes. Changes nothing.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
@@ -513,6 +529,8 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_restriction_pb2.ListRestrictionsResponse, _abc.Awaitable[_restriction_pb2.ListRestrictionsResponse]]:
         """Lists attempts that were denied, as far as they are kept.
+
+        Not served yet: `UNIMPLEMENTED`.
 
         Status codes:
 

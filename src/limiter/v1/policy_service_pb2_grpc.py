@@ -377,6 +377,8 @@ class PolicyServiceServicer:
     def SimulatePolicy(self, request, context):
         """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -390,6 +392,8 @@ class PolicyServiceServicer:
     def GetAccount(self, request, context):
         """Gets an account. Every account exists.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: the name is malformed.
@@ -402,6 +406,8 @@ class PolicyServiceServicer:
     def ListAccounts(self, request, context):
         """Lists the accounts that were changed, in the order of their names.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: the page size or the page token is malformed.
@@ -413,6 +419,8 @@ class PolicyServiceServicer:
 
     def UpdateAccount(self, request, context):
         """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+        Not served yet: `UNIMPLEMENTED`.
 
         Status codes:
 
@@ -428,6 +436,8 @@ class PolicyServiceServicer:
     def AddSuppressions(self, request, context):
         """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -441,6 +451,8 @@ class PolicyServiceServicer:
     def RemoveSuppressions(self, request, context):
         """Lets contacts and addresses be written to again. Idempotent.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -452,6 +464,8 @@ class PolicyServiceServicer:
 
     def ListSuppressions(self, request, context):
         """Lists who has opted out, in an order of the server's own.
+
+        Not served yet: `UNIMPLEMENTED`.
 
         Status codes:
 

@@ -200,6 +200,8 @@ class PolicyServiceStub:
     SimulatePolicy: _grpc.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePolicyRequest, _simulation_pb2.SimulatePolicyResponse]
     """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -209,6 +211,8 @@ class PolicyServiceStub:
     GetAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]
     """Gets an account. Every account exists.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: the name is malformed.
@@ -217,6 +221,8 @@ class PolicyServiceStub:
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListAccountsRequest, _policy_service_pb2.ListAccountsResponse]
     """Lists the accounts that were changed, in the order of their names.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: the page size or the page token is malformed.
@@ -224,6 +230,8 @@ class PolicyServiceStub:
     """
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateAccountRequest, _account_pb2.Account]
     """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+    Not served yet: `UNIMPLEMENTED`.
 
     Status codes:
 
@@ -235,6 +243,8 @@ class PolicyServiceStub:
     AddSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]
     """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -244,6 +254,8 @@ class PolicyServiceStub:
     RemoveSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.RemoveSuppressionsRequest, _policy_service_pb2.RemoveSuppressionsResponse]
     """Lets contacts and addresses be written to again. Idempotent.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -251,6 +263,8 @@ class PolicyServiceStub:
     """
     ListSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListSuppressionsRequest, _policy_service_pb2.ListSuppressionsResponse]
     """Lists who has opted out, in an order of the server's own.
+
+    Not served yet: `UNIMPLEMENTED`.
 
     Status codes:
 
@@ -426,6 +440,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     SimulatePolicy: _aio.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePolicyRequest, _simulation_pb2.SimulatePolicyResponse]  # type: ignore[assignment]
     """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -435,6 +451,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     GetAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Gets an account. Every account exists.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: the name is malformed.
@@ -443,6 +461,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     ListAccounts: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListAccountsRequest, _policy_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
     """Lists the accounts that were changed, in the order of their names.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: the page size or the page token is malformed.
@@ -450,6 +470,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+    Not served yet: `UNIMPLEMENTED`.
 
     Status codes:
 
@@ -461,6 +483,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     AddSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]  # type: ignore[assignment]
     """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -470,6 +494,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     RemoveSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.RemoveSuppressionsRequest, _policy_service_pb2.RemoveSuppressionsResponse]  # type: ignore[assignment]
     """Lets contacts and addresses be written to again. Idempotent.
 
+    Not served yet: `UNIMPLEMENTED`.
+
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -477,6 +503,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """
     ListSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListSuppressionsRequest, _policy_service_pb2.ListSuppressionsResponse]  # type: ignore[assignment]
     """Lists who has opted out, in an order of the server's own.
+
+    Not served yet: `UNIMPLEMENTED`.
 
     Status codes:
 
@@ -739,6 +767,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_simulation_pb2.SimulatePolicyResponse, _abc.Awaitable[_simulation_pb2.SimulatePolicyResponse]]:
         """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -754,6 +784,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
         """Gets an account. Every account exists.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: the name is malformed.
@@ -768,6 +800,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.ListAccountsResponse, _abc.Awaitable[_policy_service_pb2.ListAccountsResponse]]:
         """Lists the accounts that were changed, in the order of their names.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: the page size or the page token is malformed.
@@ -781,6 +815,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
         """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
+
+        Not served yet: `UNIMPLEMENTED`.
 
         Status codes:
 
@@ -798,6 +834,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.AddSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.AddSuppressionsResponse]]:
         """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -813,6 +851,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.RemoveSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.RemoveSuppressionsResponse]]:
         """Lets contacts and addresses be written to again. Idempotent.
 
+        Not served yet: `UNIMPLEMENTED`.
+
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -826,6 +866,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.ListSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.ListSuppressionsResponse]]:
         """Lists who has opted out, in an order of the server's own.
+
+        Not served yet: `UNIMPLEMENTED`.
 
         Status codes:
 
