@@ -30,8 +30,8 @@ EXTENSIONS = sorted(
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if not is_generated(path))
 
 # All that a module of the core may import: C's own memory and arithmetic, Python's objects, each
-# other, and the two Python modules that hold nothing but names. So no clock, no event loop, no
-# database, no network and no protobuf classes.
+# other, the two Python modules that hold nothing but names, and named tuples. So no clock, no event
+# loop, no database, no network and no protobuf classes.
 EXTENSION_IMPORTS = re.compile(
     r"(cython|cpython|collections|libc\.(limits|math|stddef|stdint|stdlib|string)"
     r"|limiter\._\w+|limiter\.bounds|limiter\.errors)(\.\w+)*"
