@@ -485,6 +485,7 @@ cdef class Judge:
         # went within the hours is told by the instant at which it went.
         cdef int i
         cdef Weighed* w
+        self.shadowed_count = 0
         for i in range(self.count):
             w = &self.weighed[i]
             if not w.evaluated:
@@ -493,6 +494,7 @@ cdef class Judge:
                 w.fits = hours_open(w.rule.hours, w.zone, at_ms)
             elif at_ms < window_first_ms(w.rule.kind.window, now_ms):
                 w.fits = w.used <= w.max_count
+            self.shadowed_count += not w.fits and w.rule.enforcement == ENFORCEMENT_SHADOW
 
     cdef void note_exceeded(self) noexcept:
         # A recorded message is allowed for the reason that comes first among those of the enforced

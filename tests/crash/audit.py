@@ -10,12 +10,20 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
+import grpc
+
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2
 from tests.crash.ledger import ALLOWED, DENIED, Batch, Ledger, Send
 from tests.crash.load import Clients, Load, policy
 from tests.integration.process import PATIENCE_S
 
-__all__ = ["probe_denied", "repeat_acknowledged", "usage_differences", "verify_edition"]
+__all__ = [
+    "probe_denied",
+    "repeat_acknowledged",
+    "repeat_cancelled",
+    "usage_differences",
+    "verify_edition",
+]
 
 # Calls under way at once.
 _WINDOW: Final = 32
@@ -47,6 +55,23 @@ async def repeat_acknowledged(
             singles.append(entry)
     async for send, reply in clients.exchange(singles):
         ledger.settle(send, reply, is_repeat=True)
+
+
+async def repeat_cancelled(
+    clients: Clients, load: Load, ledger: Ledger, rng: random.Random, most: int
+) -> None:
+    """Cancels some of the cancelled once more, and tries them: they stay what they are, and their
+    ids are spent."""
+    cancelled = [each for each in ledger.undoings if each.cancels]
+    for undoing in rng.sample(cancelled, min(most, len(cancelled))):
+        await load.ask(undoing)
+        try:
+            reply = await clients.decisions.Commit(undoing.send.request(), timeout=PATIENCE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+        else:
+            ledger.faults.append(f"cancelled, and answered by {reply}: {undoing.send}")
 
 
 async def probe_denied(clients: Clients, ledger: Ledger, rng: random.Random, most: int) -> None:

@@ -16,9 +16,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2
+from limiter import bounds
+from limiter.v1 import attempt_pb2, commitment_pb2, decision_pb2, decision_service_pb2
 
-__all__ = ["CONTACTS_MAX", "MESSAGES_MAX", "Batch", "Ledger", "Receipt", "Reply", "Send", "Tally"]
+__all__ = [
+    "CONTACTS_MAX",
+    "MESSAGES_MAX",
+    "Batch",
+    "Ledger",
+    "Receipt",
+    "Reply",
+    "Send",
+    "Tally",
+    "Undoing",
+]
 
 # The caps that every account is under: distinct contacts, and messages to one of them.
 CONTACTS_MAX: Final = 24
@@ -26,6 +37,8 @@ MESSAGES_MAX: Final = 8
 
 ALLOWED: Final = decision_pb2.OUTCOME_ALLOWED
 DENIED: Final = decision_pb2.OUTCOME_DENIED
+COUNTED: Final = commitment_pb2.COMMITMENT_STATE_COUNTED
+CANCELLED: Final = commitment_pb2.COMMITMENT_STATE_CANCELLED
 ALL_OR_NOTHING: Final = decision_service_pb2.ATOMICITY_ALL_OR_NOTHING
 
 
@@ -62,6 +75,9 @@ class Send:
     outcome: decision_pb2.Outcome.ValueType = decision_pb2.OUTCOME_UNSPECIFIED
     receipt: Receipt | None = None
     was_unknown: bool = False
+    # For longer than a run lasts, so that it counts until it is cancelled, confirmed or not.
+    is_held: bool = False
+    undoing: Undoing | None = None
 
     @property
     def is_unknown(self) -> bool:
@@ -72,7 +88,10 @@ class Send:
         attempt = attempt_pb2.Attempt(
             account=self.account, contact=self.contact, message_count=self.message_count
         )
-        return decision_service_pb2.CommitRequest(attempt=attempt, request_id=self.request_id)
+        request = decision_service_pb2.CommitRequest(attempt=attempt, request_id=self.request_id)
+        if self.is_held:
+            request.hold_duration.FromMilliseconds(bounds.HOLD_DURATION_MS_MAX)
+        return request
 
     def __str__(self) -> str:
         how = f"receipt {self.receipt}" if self.receipt else f"outcome {self.outcome}"
@@ -81,6 +100,15 @@ class Send:
             f"{self.account}/{self.contact} x{self.message_count} {self.request_id!r} "
             f"of round {self.round_number}: {how}{retried}"
         )
+
+
+@dataclass(eq=False, slots=True)
+class Undoing:
+    """The cancellation of an acknowledged attempt, or else the confirmation."""
+
+    send: Send
+    cancels: bool
+    is_unknown: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -129,6 +157,7 @@ class Ledger:
     def __init__(self) -> None:
         self.singles: list[Send] = []
         self.batches: list[Batch] = []
+        self.undoings: list[Undoing] = []
         self.faults: list[str] = []
         self._tallies: dict[str, Tally] = defaultdict(Tally)
         self._commit_ids: dict[str, Send] = {}
@@ -156,8 +185,34 @@ class Ledger:
             self._tallies[entry.sends[0].account].request_count += 1
             self.batches.append(entry)
 
-    def unknown(self) -> list[Send | Batch]:
+    def undo(self, send: Send, *, cancels: bool) -> Undoing:
+        """To be called before an acknowledged attempt is cancelled or confirmed."""
+        assert send.undoing is None
+        send.undoing = Undoing(send, cancels)
+        self.undoings.append(send.undoing)
+        return send.undoing
+
+    def settle_undoing(
+        self, undoing: Undoing, state: commitment_pb2.CommitmentState.ValueType
+    ) -> None:
+        """What a cancellation or a confirmation has led to."""
+        send = undoing.send
+        expected = CANCELLED if undoing.cancels else COUNTED
+        if state != expected:
+            self.faults.append(f"state {state} instead of {expected}: {send}")
+        if undoing.is_unknown and undoing.cancels:
+            messages = self._tallies[send.account].messages
+            messages[send.contact] -= send.message_count
+            if messages[send.contact] == 0:
+                del messages[send.contact]
+        undoing.is_unknown = False
+
+    def unknown(self) -> list[Send | Batch | Undoing]:
         """What has to be asked again, marked as having been unknown."""
+        undoings = [each for each in self.undoings if each.is_unknown]
+        return [*self._unknown_attempts(), *undoings]
+
+    def _unknown_attempts(self) -> list[Send | Batch]:
         entries: list[Send | Batch] = []
         entries += [send for send in self.singles if send.is_unknown]
         entries += [batch for batch in self.batches if batch.is_unknown]
@@ -167,9 +222,14 @@ class Ledger:
         return entries
 
     def acknowledged(self) -> list[Send | Batch]:
-        """What must be answered as it was: every single and batch with a receipt."""
+        """What must be answered as it was: every single and batch with a receipt, but for what was
+        cancelled."""
         entries: list[Send | Batch] = []
-        entries += [send for send in self.singles if send.receipt]
+        entries += [
+            send
+            for send in self.singles
+            if send.receipt and not (send.undoing and send.undoing.cancels)
+        ]
         entries += [batch for batch in self.batches if any(send.receipt for send in batch.sends)]
         return entries
 

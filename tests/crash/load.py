@@ -18,13 +18,14 @@ import grpc
 
 from limiter.v1 import (
     attempt_pb2,
+    commitment_pb2,
     decision_service_pb2,
     decision_service_pb2_grpc,
     policy_pb2,
     policy_service_pb2,
     policy_service_pb2_grpc,
 )
-from tests.crash.ledger import CONTACTS_MAX, MESSAGES_MAX, Batch, Ledger, Send
+from tests.crash.ledger import CONTACTS_MAX, MESSAGES_MAX, Batch, Ledger, Send, Undoing
 from tests.integration.process import PATIENCE_S, ServerProcess
 from tests.integration.requests import DAY_S, cap
 
@@ -170,16 +171,36 @@ class Load:
         """Asks for everything that has no answer, under its own request id, in random order."""
         await asyncio.gather(*self._retrying())
 
-    async def ask(self, entry: Send | Batch, *, is_repeat: bool = False) -> None:
+    async def ask(self, entry: Send | Batch | Undoing, *, is_repeat: bool = False) -> None:
         """Sends an entry of the ledger and enters the answer."""
         stub = self._clients.decisions
-        if isinstance(entry, Batch):
+        if isinstance(entry, Undoing):
+            await self._ask_undoing(entry)
+        elif isinstance(entry, Batch):
             batch_reply = await stub.CommitBatch(entry.request(), timeout=PATIENCE_S)
             self._ledger.settle_batch(entry, batch_reply, is_repeat=is_repeat)
         else:
             reply = await stub.Commit(entry.request(), timeout=PATIENCE_S)
             self._ledger.settle(entry, reply, is_repeat=is_repeat)
         self._answers.release()
+
+    async def _ask_undoing(self, undoing: Undoing) -> None:
+        """Cancels or confirms an attempt, by one of its ids."""
+        send, stub = undoing.send, self._clients.decisions
+        assert send.receipt is not None
+        names = (
+            {"request_id": send.request_id}
+            if self._rng.random() < 0.5
+            else {"commit_id": send.receipt.commit_id}
+        )
+        if undoing.cancels:
+            cancel = commitment_pb2.CancelRequest(account=send.account, **names)
+            cancelled = await stub.Cancel(cancel, timeout=PATIENCE_S)
+            self._ledger.settle_undoing(undoing, cancelled.commitment.state)
+        else:
+            confirm = commitment_pb2.ConfirmRequest(account=send.account, **names)
+            confirmed = await stub.Confirm(confirm, timeout=PATIENCE_S)
+            self._ledger.settle_undoing(undoing, confirmed.commitment.state)
 
     def _retrying(self) -> list[Coroutine[Any, Any, None]]:
         """A few clients that share what is unknown."""
@@ -226,6 +247,7 @@ class Load:
 
     def _draw_single(self) -> Send:
         send = self._draw(self._rng.choice(self._accounts), self._rng.choice((1, 1, 2, 3)))
+        send.is_held = self._rng.random() < 0.3
         self._ledger.add(send)
         return send
 
@@ -254,6 +276,9 @@ class Load:
                 await self._ask_twice(send)
             else:
                 await self.ask(send)
+            if send.receipt and self._rng.random() < 0.3:
+                cancels = not send.is_held or self._rng.random() < 0.5
+                await self.ask(self._ledger.undo(send, cancels=cancels))
 
     async def _ask_twice(self, send: Send) -> None:
         """The same attempt from two connections at once."""

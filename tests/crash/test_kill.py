@@ -25,6 +25,7 @@ import pytest
 from tests.crash.audit import (
     probe_denied,
     repeat_acknowledged,
+    repeat_cancelled,
     usage_differences,
     verify_edition,
 )
@@ -87,7 +88,8 @@ class Crashes:
         return (
             f"{self.life_count} lives, {len(ledger.singles)} attempts and {len(ledger.batches)} "
             f"batches, {ledger.edition} edits of the policy, {commit_count} commits allowed in "
-            f"{len(ledger.accounts)} accounts; unknown at a kill and then allowed: "
+            f"{len(ledger.accounts)} accounts, {len(ledger.undoings)} confirmed or cancelled; "
+            f"unknown at a kill and then allowed: "
             f"{ledger.found_count} had been counted, {ledger.fresh_count} had not"
         )
 
@@ -116,6 +118,7 @@ class Crashes:
         assert not ledger.unknown()
         await verify_edition(clients, ledger)
         await repeat_acknowledged(clients, load, ledger, self._entries(number))
+        await repeat_cancelled(clients, load, ledger, self._rng, 20)
         await probe_denied(clients, ledger, self._rng, 20)
         differences = await usage_differences(clients, ledger, self._keys(number))
         report = "\n".join(ledger.faults + differences)

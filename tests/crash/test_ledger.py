@@ -8,7 +8,9 @@ from limiter.v1 import decision_service_pb2
 from tests.crash.ledger import (
     ALL_OR_NOTHING,
     ALLOWED,
+    CANCELLED,
     CONTACTS_MAX,
+    COUNTED,
     DENIED,
     MESSAGES_MAX,
     Batch,
@@ -143,3 +145,30 @@ def test_the_tally_knows_both_caps(ledger: Ledger) -> None:
     assert tally.fits(Send("a", "c0", 1, "", 0))
     assert not tally.fits(Send("a", "c0", 2, "", 0))
     assert not tally.fits(Send("a", "somebody else", 1, "", 0))
+
+
+def test_what_is_cancelled_counts_no_longer(ledger: Ledger) -> None:
+    first, second = added(ledger), added(ledger, message_count=2)
+    ledger.settle(first, allowed(1))
+    ledger.settle(second, allowed(2))
+    undoing = ledger.undo(second, cancels=True)
+    assert ledger.unknown() == [undoing]
+    for _ in range(2):
+        ledger.settle_undoing(undoing, CANCELLED)
+        assert ledger.tally("a").messages == {"c": 1}
+    assert ledger.unknown() == []
+    assert ledger.acknowledged() == [first]
+    ledger.settle_undoing(ledger.undo(first, cancels=True), CANCELLED)
+    assert ledger.tally("a").messages == {}
+    assert ledger.gaps("a") == []
+    assert ledger.faults == []
+
+
+def test_what_becomes_of_a_commit_against_what_was_asked_is_a_fault(ledger: Ledger) -> None:
+    first, second = added(ledger), added(ledger)
+    ledger.settle(first, allowed(1))
+    ledger.settle(second, allowed(2))
+    ledger.settle_undoing(ledger.undo(first, cancels=False), COUNTED)
+    assert ledger.faults == []
+    ledger.settle_undoing(ledger.undo(second, cancels=True), COUNTED)
+    assert len(ledger.faults) == 1

@@ -7,6 +7,7 @@ the oracle's besides.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from tests.model.driver import Driver, Fault
 from tests.model.limits import MESSAGES, RUN, Limit, limit_of
 from tests.model.oracle import ALLOWED, DENIED, attempt_of
 from tests.model.pair import Pair, same_usage
-from tests.model.windows import DAY_MS, Rolling
+from tests.model.windows import DAY_MS, HOUR_MS, Rolling
 
 # Makes a service that starts at an instant.
 MakeDriver = Callable[[int], Driver]
@@ -314,6 +315,65 @@ def without_id(
     if response is not None:
         response.commit_id = ""
     return response
+
+
+# --------------------------------------------------------------------------- 7
+
+
+@dataclass(frozen=True)
+class Undoing:
+    """Commits that are made and taken back."""
+
+    requests: Sequence[service_pb2.CommitRequest]
+    order: Sequence[int]
+    seed: int
+
+
+@st.composite
+def undoings(draw: st.DrawFn) -> Undoing:
+    """A few commits of all sorts, and in which order they are to be cancelled."""
+    count = draw(st.integers(1, 8))
+    return Undoing(
+        [draw(strategies.commits()) for _ in range(count)],
+        draw(st.permutations(range(count))),
+        draw(st.integers(0, 2**30)),
+    )
+
+
+def a_cancel_is_as_if_it_had_never_been(
+    make_driver: MakeDriver, story: Story, undoing: Undoing
+) -> None:
+    """Commits, records and holds, and cancels them in any order: all stands where it stood, and
+    goes on as it would have."""
+    pair = story.play(make_driver(story.start_ms))
+    chance = random.Random(undoing.seed)
+    dice = strategies.Dice(lambda numbers: chance.randrange(1 << 23))
+    for request in undoing.requests:
+        pair.get_usage(request.attempt)
+    before = pair.all_usage()
+    made: dict[int, tuple[str, str]] = {}
+    for number, request in enumerate(undoing.requests):
+        request.request_id = f"undone-{number}"
+        if dice.below(3):
+            strategies.set_terms(dice, request, pair.now_ms)
+        response = pair.commit(request)
+        if response is not None and response.commit_id:
+            made[number] = (request.attempt.account, response.commit_id)
+        if dice.one_in(4):
+            pair.restart()
+    for number in undoing.order:
+        if number in made:
+            account, commit_id = made[number]
+            assert pair.cancel(account, commit_id=commit_id) is not None
+            assert pair.cancel(account, request_id=f"undone-{number}") is not None
+            assert pair.confirm(account, commit_id=commit_id) is None
+            assert pair.commit(undoing.requests[number]) is None, "its id is spent"
+    assert same_usage(before, pair.all_usage())
+    pair.restart()
+    for by_ms in (1, 1_000, HOUR_MS, DAY_MS):
+        pair.advance(by_ms)
+        pair.all_usage()
+    pair.driver.close()
 
 
 # --------------------------------------------------------------------------- 9 and 10

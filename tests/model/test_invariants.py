@@ -8,7 +8,7 @@ from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model import properties, strategies
 from tests.model.driver import CoreDriver
 from tests.model.effort import examples
-from tests.model.properties import Story, stories
+from tests.model.properties import Story, Undoing, stories, undoings
 
 
 @examples(60)
@@ -45,6 +45,12 @@ def test_invariant_5_a_check_says_what_the_commit_does(story: Story) -> None:
 @given(stories())
 def test_invariant_6_a_request_id_counts_once(story: Story) -> None:
     properties.a_request_id_counts_once(CoreDriver, story)
+
+
+@examples(60)
+@given(stories(), undoings())
+def test_invariant_7_a_cancel_is_as_if_it_had_never_been(story: Story, undoing: Undoing) -> None:
+    properties.a_cancel_is_as_if_it_had_never_been(CoreDriver, story, undoing)
 
 
 @examples(40)

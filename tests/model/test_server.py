@@ -17,7 +17,7 @@ from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model import properties, strategies
 from tests.model.driver import Driver
 from tests.model.effort import examples
-from tests.model.properties import MakeDriver, Story, stories
+from tests.model.properties import MakeDriver, Story, Undoing, stories, undoings
 from tests.model.server_driver import ServerDriver, ServingLoop
 from tests.model.test_machine import Machine
 
@@ -88,6 +88,15 @@ def test_invariant_5_a_check_says_what_the_commit_does(loop: ServingLoop, story:
 def test_invariant_6_a_request_id_counts_once(loop: ServingLoop, story: Story) -> None:
     with servers(loop) as make:
         properties.a_request_id_counts_once(make, story)
+
+
+@examples(4)
+@given(ANY, undoings())
+def test_invariant_7_a_cancel_is_as_if_it_had_never_been(
+    loop: ServingLoop, story: Story, undoing: Undoing
+) -> None:
+    with servers(loop) as make:
+        properties.a_cancel_is_as_if_it_had_never_been(make, story, undoing)
 
 
 @examples(4)

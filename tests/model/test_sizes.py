@@ -198,3 +198,44 @@ def test_large_batches_around_both_changes(start_ms: int, data: st.DataObject) -
             pair.restart()
         look_around(pair, [commit("contact-1"), commit("stranger")], dice, 2)
     pair.driver.close()
+
+
+@examples(10)
+@given(starts(), st.data())
+def test_distinct_caps_stay_exact_under_undos_and_records(
+    start_ms: int, data: st.DataObject
+) -> None:
+    """Cancels in any order and records of the past, in a counter of either form."""
+    dice = Dice(data.draw)
+    window = make_window(dice)
+    pair = Pair(CoreDriver(start_ms), start_ms)
+    measure = dice.pick((CONTACTS, ADDRESSES))
+    max_count = SPARSE_MAX + dice.pick((-200, 1, 100))
+    world = single([cap("people", measure, max_count, window)])
+    pair.apply(world.policies, world.assignments)
+    gap_ms = dice.pick((0, 1, 997, 60_000))
+    people = list(range(max_count)) + [dice.below(max_count) for _ in range(100)]
+    pair.preload(
+        (start_ms + number * gap_ms, commit(f"contact-{person}"))
+        for number, person in enumerate(people)
+    )
+    ids = list(pair.commit_ids.values())
+    for _ in range(40):
+        way = dice.below(4)
+        if way <= 1:
+            pair.cancel("acme", commit_id=dice.pick(ids))
+        elif way == 2:
+            record = commit(f"contact-{dice.below(2 * max_count)}")
+            record.mode = service_pb2.COMMIT_MODE_RECORD
+            record.event_time.FromMilliseconds(
+                max(0, pair.now_ms - dice.pick((1, 998, 50_000, HOUR_MS, DAY_MS)))
+            )
+            response = pair.commit(record)
+            assert response is not None
+            ids.append(response.commit_id)
+        else:
+            held = commit(f"contact-{dice.below(2 * max_count)}")
+            held.hold_duration.FromMilliseconds(dice.pick((1, 1_000, 60_000)))
+            pair.commit(held)
+    look_around(pair, [commit("stranger"), commit("contact-1"), commit("contact-2")], dice, 6)
+    pair.driver.close()

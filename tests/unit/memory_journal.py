@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
+from limiter._core import Core
 from limiter.journal import FIRST_SEQUENCE, Seen, SequenceConflict
 
 
@@ -72,6 +73,28 @@ class MemoryJournal:
         assert before <= self.tail(shard) + 1
         self.records = {key: value for key, value in self.records.items() if key >= before}
         self.first = max(self.first, before)
+
+
+class MemoryHistory:
+    """What a core reads of its own past: every group that was taken from it."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._groups: dict[int, bytes] = {}
+
+    def take(self) -> None:
+        """Takes what is pending."""
+        taken = self._core.take_group()
+        if taken is not None:
+            self._groups[taken[0]] = taken[1]
+
+    def group(self, number: int) -> bytes | None:
+        return self._groups.get(number)
+
+    def event(self, position: int) -> bytes:
+        events, offset = self._groups[position >> 24], position & 0xFFFFFF
+        size = 4 + int.from_bytes(events[offset + 1 : offset + 4], "little")
+        return events[offset : offset + size]
 
 
 class ListSource:
