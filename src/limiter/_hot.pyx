@@ -134,7 +134,8 @@ cdef class Decider:
         now_ms = self.begin(now_ms)
         if guard is not None:
             guard.admit(permission_of(method), now_ms)
-        self.core.lapse_due(now_ms)
+        if self.core.past.fates.due_size:
+            self.core.lapse_due(now_ms)
         if method == METHOD_CHECK:
             self.decoder.check(data, size)
         elif method == METHOD_COMMIT:

@@ -543,7 +543,7 @@ cdef class Decoder:
         clear_attempt(&request.attempt)
         clear_slice(&request.request_id)
         memset(unserved, 0, sizeof(Unserved))
-        memset(terms, 0, sizeof(RawTerms))
+        terms.mode = terms.event_time.given = terms.hold_duration.given = 0
         request.inline_count = request.view = request.atomicity = request.exclude_duplicates = 0
         request.recipient_count = 0
         while at < end:

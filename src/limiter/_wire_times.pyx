@@ -30,7 +30,9 @@ cdef const uint8_t* parse_moment(Slice message, Moment* moment) noexcept nogil:
     cdef const uint8_t* start
     cdef uint32_t tag = 0
     cdef uint64_t bits = 0
-    moment.given = True
+    if not moment.given:
+        moment.given = True
+        moment.seconds = moment.nanos = 0
     while at < end:
         start = at
         at = read_tag(at, end, &tag)
