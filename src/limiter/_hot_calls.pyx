@@ -98,9 +98,6 @@ cdef class Group:
         cdef Connection connection
         cdef Stream* stream
         failure = future.exception()
-        if self.calls.group is self:
-            # The journal's group has not moved on where a repeat waited and nothing was appended.
-            self.calls.group = None
         touched = []
         for i in range(self.size):
             stream = self.waiters[i].stream
@@ -414,13 +411,16 @@ cdef class HotCalls(HotHandler):
     cdef int wait_for_group(self, Stream* stream, uint64_t count) except -1:
         # The stream's replies up to now are sent when all that is appended by now is durable.
         cdef uint64_t number = self.core.buffer.group
-        if self.group is None or self.group.number != number:
-            future = self.committer.wait()
-            self.group = Group(self, number)
+        cdef Group group = self.group
+        if group is None or group.number != number:
+            group = Group(self, number)
+            self.committer.wait().add_done_callback(group.settle)
             if self.core.buffer.count:
+                # Others may join it until the journal takes what was appended. One that a repeat
+                # alone waits for is nobody else's: it may be settled before its number is taken.
+                self.group = group
                 self.kicked = number
-            future.add_done_callback(self.group.settle)
-        return self.group.add(stream, count)
+        return group.add(stream, count)
 
     cdef int kick(self) except -1:
         # Has a denial written that nobody waits for.
