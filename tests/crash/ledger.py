@@ -264,15 +264,28 @@ class Ledger:
             self.settle(send, result, is_repeat=is_repeat)
 
     def settle_twins(self, send: Send, replies: Sequence[Reply]) -> None:
-        """The answers to an attempt that was sent twice at once: counted once at most."""
+        """The answers to an attempt that was sent twice at once: counted once at most. One may be
+        denied and the other then allowed, but only where a cancellation can have made room."""
         outcomes = {reply.decision.outcome for reply in replies}
         is_replayed = sorted(reply.replayed for reply in replies)
-        if len(outcomes) != 1:
+        in_order = sorted(
+            replies,
+            key=lambda reply: (
+                reply.decision.decide_time.ToMilliseconds(),
+                reply.decision.outcome == ALLOWED,
+            ),
+        )
+        if len(outcomes) != 1 and not (
+            in_order[-1].decision.outcome == ALLOWED and self._has_cancels(send.account)
+        ):
             self.faults.append(f"one was allowed and its twin denied: {send}: {replies}")
         elif outcomes == {ALLOWED} and is_replayed != [False, True]:
             self.faults.append(f"not exactly one of two twins was replayed: {send}: {replies}")
-        for reply in replies:
+        for reply in in_order:
             self.settle(send, reply)
+
+    def _has_cancels(self, account: str) -> bool:
+        return any(each.cancels and each.send.account == account for each in self.undoings)
 
     def gaps(self, account: str) -> list[str]:
         """Whatever is wrong with the account's sequence: it must be 1 to N for N commits."""

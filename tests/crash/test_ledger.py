@@ -111,6 +111,23 @@ def test_twins_count_once(
     assert bool(ledger.faults) == is_fault, ledger.faults
 
 
+@pytest.mark.parametrize(
+    ("account", "denied_ms", "is_fault"),
+    [("a", 900, False), ("a", 1_100, True), ("b", 900, True)],
+)
+def test_a_cancellation_makes_room_for_the_second_twin_alone(
+    ledger: Ledger, account: str, denied_ms: int, is_fault: bool
+) -> None:
+    other = Send(account, "c", 1, "other", 0)
+    ledger.add(other)
+    ledger.settle(other, allowed(7))
+    ledger.settle_undoing(ledger.undo(other, cancels=True), CANCELLED)
+    late = denied()
+    late.decision.decide_time.FromMilliseconds(denied_ms)
+    ledger.settle_twins(added(ledger), [allowed(1), late])
+    assert bool(ledger.faults) == is_fault, ledger.faults
+
+
 def test_a_hole_in_the_sequence_is_found(ledger: Ledger) -> None:
     for sequence in (1, 2, 4):
         ledger.settle(added(ledger), allowed(sequence))
