@@ -418,10 +418,11 @@ cdef class Judge:
         # Writes the statuses that the view shows: the binding limit's, or all.
         if full:
             self.report(account, now_ms, self.decision.outcome == OUTCOME_ALLOWED, ASK_DECISION)
+        elif self.decision.binding >= 0 and account.hold_count:
+            # A look ahead is one for all limits.
+            self.report(account, now_ms, False, ASK_DECISION)
         elif self.decision.binding >= 0:
             self.report_one(self.decision.binding, now_ms, False, ASK_DECISION)
-            if account.hold_count:
-                self.report(account, now_ms, False, ASK_DECISION)
         self.decision.results = self.results
         self.decision.result_count = self.count if full else 0
         return 0

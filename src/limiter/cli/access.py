@@ -140,17 +140,10 @@ def revoke(name: NameArgument, client: ClientOptions) -> None:
 def list_keys(client: ClientOptions) -> None:
     """List the keys, those that have ended too."""
     found: list[access_pb2.ApiKey] = []
-    token = ""
+    request = access_service_pb2.ListApiKeysRequest(page_size=PAGE_SIZE)
     with connect(client) as connection:
-        while True:
-            page = connection.access.ListApiKeys(
-                access_service_pb2.ListApiKeysRequest(page_size=PAGE_SIZE, page_token=token),
-                timeout=connection.remaining_s(),
-            )
+        for page in connection.pages(connection.access.ListApiKeys, request):
             found += page.api_keys
-            token = page.next_page_token
-            if not token:
-                break
     if client.json:
         terminal.print_json(access_service_pb2.ListApiKeysResponse(api_keys=found))
     else:
@@ -175,7 +168,7 @@ def audit(
 ) -> None:
     """Show who changed which policy, assignment, group or key, and when: the newest first."""
     request = access_service_pb2.ListAuditEntriesRequest(
-        account=account, resource=resource, author=author
+        account=account, resource=resource, author=author, page_size=min(PAGE_SIZE, count)
     )
     if since:
         request.start_time.FromMilliseconds(parse_instant(since, "--since"))
@@ -183,13 +176,11 @@ def audit(
         request.end_time.FromMilliseconds(parse_instant(until, "--until"))
     found: list[access_pb2.AuditEntry] = []
     with connect(client) as connection:
-        while len(found) < count:
-            request.page_size = min(PAGE_SIZE, count - len(found))
-            page = connection.access.ListAuditEntries(request, timeout=connection.remaining_s())
+        for page in connection.pages(connection.access.ListAuditEntries, request):
             found += page.entries
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
+            if len(found) >= count:
                 break
+            request.page_size = min(PAGE_SIZE, count - len(found))
     if client.json:
         terminal.print_json(access_service_pb2.ListAuditEntriesResponse(entries=found))
     else:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -14,16 +14,29 @@ from limiter.cli.errors import CommandError, Locate, explain
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.options import ClientOptions
 from limiter.v1 import (
-    access_pb2,
     access_service_pb2,
     access_service_pb2_grpc,
     decision_service_pb2_grpc,
-    policy_pb2,
     policy_service_pb2,
     policy_service_pb2_grpc,
 )
 
 PAGE_SIZE = 1_000
+
+
+class _Paged(Protocol):
+    """A request for one page of a list."""
+
+    page_token: str
+
+
+class _Reply(Protocol):
+    """One page of a list."""
+
+    next_page_token: str
+
+
+_Page = TypeVar("_Page", bound=_Reply)
 
 
 class Connection:
@@ -44,58 +57,43 @@ class Connection:
         """Starts the deadline again: somebody was asked a question and took time to answer."""
         self._deadline_s = time.monotonic() + self._timeout_s
 
+    def pages(
+        self, method: grpc.UnaryUnaryMultiCallable[Any, _Page], request: _Paged
+    ) -> Iterator[_Page]:
+        """The replies of a method that lists, page after page; `request` asks for the first one and
+        is turned to the next ones."""
+        while True:
+            page = method(request, timeout=self.remaining_s())
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     def list_policies(self, parents: list[str]) -> policy_service_pb2.ListPoliciesResponse:
-        """All pages of the policies of these parents, as one response."""
-        found: list[policy_pb2.Policy] = []
+        """All policies of these parents, as one response."""
+        found = policy_service_pb2.ListPoliciesResponse()
         for parent in parents:
-            token = ""
-            while True:
-                page = self.policies.ListPolicies(
-                    policy_service_pb2.ListPoliciesRequest(
-                        parent=parent, page_size=PAGE_SIZE, page_token=token
-                    ),
-                    timeout=self.remaining_s(),
-                )
-                found += page.policies
-                token = page.next_page_token
-                if not token:
-                    break
-        return policy_service_pb2.ListPoliciesResponse(policies=found)
+            request = policy_service_pb2.ListPoliciesRequest(parent=parent, page_size=PAGE_SIZE)
+            for page in self.pages(self.policies.ListPolicies, request):
+                found.policies.extend(page.policies)
+        return found
 
     def list_assignments(self, parents: list[str]) -> policy_service_pb2.ListAssignmentsResponse:
-        """All pages of the assignments of these parents, as one response."""
-        found: list[policy_pb2.Assignment] = []
+        """All assignments of these parents, as one response."""
+        found = policy_service_pb2.ListAssignmentsResponse()
         for parent in parents:
-            token = ""
-            while True:
-                page = self.policies.ListAssignments(
-                    policy_service_pb2.ListAssignmentsRequest(
-                        parent=parent, page_size=PAGE_SIZE, page_token=token
-                    ),
-                    timeout=self.remaining_s(),
-                )
-                found += page.assignments
-                token = page.next_page_token
-                if not token:
-                    break
-        return policy_service_pb2.ListAssignmentsResponse(assignments=found)
+            request = policy_service_pb2.ListAssignmentsRequest(parent=parent, page_size=PAGE_SIZE)
+            for page in self.pages(self.policies.ListAssignments, request):
+                found.assignments.extend(page.assignments)
+        return found
 
     def list_groups(self, parent: str) -> access_service_pb2.ListGroupsResponse:
-        """All pages of the groups of this parent, as one response."""
-        found: list[access_pb2.Group] = []
-        token = ""
-        while True:
-            page = self.access.ListGroups(
-                access_service_pb2.ListGroupsRequest(
-                    parent=parent, page_size=PAGE_SIZE, page_token=token
-                ),
-                timeout=self.remaining_s(),
-            )
-            found += page.groups
-            token = page.next_page_token
-            if not token:
-                break
-        return access_service_pb2.ListGroupsResponse(groups=found)
+        """All groups of this parent, as one response."""
+        found = access_service_pb2.ListGroupsResponse()
+        request = access_service_pb2.ListGroupsRequest(parent=parent, page_size=PAGE_SIZE)
+        for page in self.pages(self.access.ListGroups, request):
+            found.groups.extend(page.groups)
+        return found
 
 
 def open_channel(options: ClientOptions) -> grpc.Channel:
