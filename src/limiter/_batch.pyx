@@ -382,7 +382,7 @@ cdef class Batches:
         cdef int64_t retry_ms
         if journal:
             # A rejected recipient is journalled, and journalled names have real ids.
-            self.core.intern(subject)
+            self.core.recorder.intern(subject)
         self.try_each(subject, rules, batch, now_ms, TRY_QUIETLY, NO_TIME, False, counts)
         if counts.denied == 0:
             return False

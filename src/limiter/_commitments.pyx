@@ -93,7 +93,7 @@ cdef class Commitments:
 
     cdef int64_t instant(self, int64_t now_ms) noexcept:
         # Instants never go back, whatever the caller's clock says.
-        return max(now_ms, self.core.last_event_ms)
+        return max(now_ms, self.core.recorder.last_event_ms)
 
     cdef Account* commit_of(
         self, str account, uint64_t position, int64_t now_ms, Event* event

@@ -3,14 +3,15 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from limiter._accounts cimport Account, Accounts
-from limiter._event cimport Event, EventBuffer
+from limiter._event cimport Event
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
 from limiter._past cimport Past
+from limiter._recorder cimport Recorder
 from limiter._requests cimport RequestRow, RequestTable
 from limiter._siphash cimport Digest
 from limiter._subject cimport Subject
-from limiter._types cimport Attempt, Slice
+from limiter._types cimport Attempt
 
 cdef struct RequestKey:
     # Under which id something is asked, and what.
@@ -35,13 +36,10 @@ cdef class Core:
     cdef Accounts accounts
     cdef Past past
     cdef Judge judge
-    cdef EventBuffer buffer
+    cdef Recorder recorder     # its last_event_ms is the latest instant of all
     cdef RequestTable requests
     cdef object define_kind
     cdef Terms plain           # of a commit that counts now and for good
-    cdef uint32_t journalled_names   # names with ids up to this one are defined in the journal
-    cdef readonly uint64_t appended
-    cdef readonly int64_t last_event_ms
 
     # --- attempts
     cdef int prepare(self, const Attempt* attempt, Subject* subject) except -1
@@ -92,11 +90,6 @@ cdef class Core:
     ) except -1
 
     # --- journal
-    cdef uint64_t append(self, const Event* event) except 0
-    cdef uint32_t journalled_id(self, uint32_t id) except 0
-    cdef uint32_t journalled_text(self, Slice text) except? 0
-    cdef int intern(self, Subject* subject) except -1
-    cdef int fill_event(self, Event* event, Subject* subject, int64_t now_ms) except -1
     cdef int record_commit(
         self,
         Account* account,

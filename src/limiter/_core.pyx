@@ -30,7 +30,6 @@ from limiter._event cimport (
     EVENT_BATCH_HEAD,
     EVENT_COMMIT,
     EVENT_CONFIRM,
-    EVENT_DENIAL,
     EVENT_INLINE_KIND,
     EVENT_NAME,
     EVENT_REVISION,
@@ -38,14 +37,13 @@ from limiter._event cimport (
     OFFSET_BITS,
     Event,
     event_read,
-    events_append,
-    events_free,
 )
 from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates_find, is_undone
 from limiter._judge cimport Judge
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
-from limiter._names cimport NameRow, names_insert
+from limiter._names cimport names_insert
 from limiter._past cimport Past
+from limiter._recorder cimport Recorder
 from limiter._requests cimport (
     RequestRow,
     requests_expire,
@@ -54,7 +52,7 @@ from limiter._requests cimport (
     requests_remember,
 )
 from limiter._siphash cimport same_digest, siphash64
-from limiter._subject cimport Name, Subject, keys_from, subject_from
+from limiter._subject cimport Subject, keys_from, subject_from
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CHANNEL,
@@ -62,8 +60,6 @@ from limiter._types cimport (
     NO_TIME,
     OUTCOME_ALLOWED,
     Attempt,
-    LimitResult,
-    Slice,
 )
 
 cdef int64_t EVENT_AGE_MS_MAX = bounds.EVENT_AGE_MS_MAX
@@ -101,15 +97,14 @@ cdef class Core:
         self.accounts = Accounts(bind)
         self.accounts.keys = keys_from(<const uint8_t*>PyBytes_AS_STRING(digest_key))
         self.past = Past(self.accounts)
-        self.past.buffer = &self.buffer
+        self.recorder = Recorder(self.accounts)
+        self.past.buffer = &self.recorder.buffer
         self.judge = Judge()
         self.judge.past = self.past
         self.define_kind = define_kind
         self.plain.event_ms = NO_TIME
-        self.buffer.group = 1
 
     def __dealloc__(self):
-        events_free(&self.buffer)
         requests_free(&self.requests)
 
     # ------------------------------------------------------------ the outside
@@ -117,7 +112,17 @@ cdef class Core:
     @property
     def pending_bytes(self):
         """Bytes appended since the last `take_group`."""
-        return self.buffer.size
+        return self.recorder.buffer.size
+
+    @property
+    def appended(self):
+        """Events appended or replayed, ever."""
+        return self.recorder.appended
+
+    @property
+    def last_event_ms(self):
+        """The instant of the latest event; 0 before the first one."""
+        return self.recorder.last_event_ms
 
     @property
     def account_count(self):
@@ -144,22 +149,12 @@ cdef class Core:
         event.type = EVENT_REVISION
         event.time_ms = now_ms
         event.body = slice_of(payload)
-        self.append(&event)
+        self.recorder.append(&event)
 
     def take_group(self):
         """(group number, packed events, event count) of all that was appended since the last call,
         None when there is nothing. What comes next belongs to the next group."""
-        if self.buffer.count == 0:
-            return None
-        taken = (
-            self.buffer.group,
-            PyBytes_FromStringAndSize(<const char*>self.buffer.data, self.buffer.size),
-            self.buffer.count,
-        )
-        self.buffer.size = 0
-        self.buffer.count = 0
-        self.buffer.group += 1
-        return taken
+        return self.recorder.take_group()
 
     def replay(self, uint64_t group_number, bytes events not None, on_revision):
         """Applies one journalled group and returns the number of its events. Groups come in order,
@@ -171,10 +166,11 @@ cdef class Core:
         cdef uint64_t position
         cdef Event event
         cdef int length
-        if group_number != self.buffer.group:
+        if group_number != self.recorder.buffer.group:
             raise DataLoss(
                 "JOURNAL_GAP",
-                f"the journal continues with group {group_number}, expected {self.buffer.group}",
+                f"the journal continues with group {group_number}, expected"
+                f" {self.recorder.buffer.group}",
             )
         replayed = 0
         self.past.replayed = events
@@ -189,8 +185,8 @@ cdef class Core:
             offset += length
             replayed += 1
         self.past.replayed = None
-        self.appended += replayed
-        self.buffer.group = group_number + 1
+        self.recorder.appended += replayed
+        self.recorder.buffer.group = group_number + 1
         return replayed
 
     # ------------------------------------------------------------ attempts
@@ -270,7 +266,7 @@ cdef class Core:
         if terms.hold_ms:
             self.past.require_hold_room(account)
         account = self.accounts.make(subject)
-        self.intern(subject)
+        self.recorder.intern(subject)
         places = self.keep_inline_kinds(account, inline_rules, now_ms)
         self.accounts.count_for_good(
             account, subject, now_ms if terms.event_ms == NO_TIME else terms.event_ms, now_ms
@@ -361,11 +357,11 @@ cdef class Core:
                 place = self.accounts.place_for_inline(account, now_ms)
                 memset(&event, 0, sizeof(Event))
                 event.type = EVENT_INLINE_KIND
-                event.account = self.journalled_id(account.name_id)
+                event.account = self.recorder.journalled_id(account.name_id)
                 event.time_ms = now_ms
                 event.place = place
                 event.body = slice_of(rule.kind.definition)
-                self.append(&event)
+                self.recorder.append(&event)
                 self.accounts.put_inline(account, rule.kind, now_ms, place)
             slot = self.accounts.state_of(account, rule.row.kind)
             places |= <uint32_t>1 << account.states[slot].inline_place
@@ -420,11 +416,11 @@ cdef class Core:
             return 0
         memset(&event, 0, sizeof(Event))
         event.type = EVENT_BATCH_HEAD
-        event.account = self.journalled_id(subject.account.id)
+        event.account = self.recorder.journalled_id(subject.account.id)
         event.time_ms = now_ms
         event.request = key.request
         event.payload = key.payload
-        self.append(&event)
+        self.recorder.append(&event)
         row.request = key.request
         row.payload = key.payload
         row.position = 0
@@ -433,67 +429,6 @@ cdef class Core:
         return requests_remember(&self.requests, &row)
 
     # ------------------------------------------------------------ journal
-
-    cdef uint64_t append(self, const Event* event) except 0:
-        cdef uint64_t position = events_append(&self.buffer, event)
-        self.appended += 1
-        self.last_event_ms = max(self.last_event_ms, event.time_ms)
-        return position
-
-    cdef uint32_t journalled_id(self, uint32_t id) except 0:
-        # The id, once the journal defines it and, since ids are given in order, all before it.
-        cdef Event event
-        cdef const NameRow* row
-        while self.journalled_names < id:
-            row = &self.accounts.names.rows[self.journalled_names]
-            memset(&event, 0, sizeof(Event))
-            event.type = EVENT_NAME
-            event.name_id = self.journalled_names + 1
-            event.body.data = row.text
-            event.body.size = row.size
-            self.append(&event)
-            self.journalled_names += 1
-        return id
-
-    cdef uint32_t journalled_text(self, Slice text) except? 0:
-        # The id of a policy's or a limit's name; 0 for an empty one.
-        cdef uint64_t hash
-        if text.size == 0:
-            return 0
-        hash = siphash64(&self.accounts.keys.name, text.data, text.size)
-        return self.journalled_id(names_insert(&self.accounts.names, text, hash))
-
-    cdef int intern(self, Subject* subject) except -1:
-        # Gives every name of the attempt an id; may be refused for lack of room.
-        cdef int dimension
-        cdef Name* name
-        if subject.interned:
-            return 0
-        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
-            name = &subject.names[dimension]
-            if subject.present & (<uint32_t>1 << dimension) and name.id == 0:
-                name.id = names_insert(&self.accounts.names, name.text, name.hash)
-        if subject.account.id == 0:
-            subject.account.id = names_insert(
-                &self.accounts.names, subject.account.text, subject.account.hash
-            )
-        subject.interned = True
-        return 0
-
-    cdef int fill_event(self, Event* event, Subject* subject, int64_t now_ms) except -1:
-        cdef int dimension
-        memset(event, 0, sizeof(Event))
-        event.account = self.journalled_id(subject.account.id)
-        event.time_ms = now_ms
-        event.counts_ms = now_ms
-        event.present = subject.present
-        event.contact = subject.contact
-        event.address = subject.address
-        event.message_count = subject.message_count
-        for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
-            if subject.present & (<uint32_t>1 << dimension):
-                event.names[dimension] = self.journalled_id(subject.names[dimension].id)
-        return 0
 
     cdef int record_commit(
         self,
@@ -507,7 +442,7 @@ cdef class Core:
     ) except -1:
         # Journals a counted attempt and gives it its place in the account's order.
         cdef Event event
-        self.fill_event(&event, subject, now_ms)
+        self.recorder.fill_event(&event, subject, now_ms)
         event.type = EVENT_COMMIT
         event.sequence = account.sequence + 1
         event.inline_places = inline_places
@@ -524,7 +459,7 @@ cdef class Core:
             event.derived = key.derived
             event.request = key.request
             event.payload = key.payload
-        committed.position = self.append(&event)
+        committed.position = self.recorder.append(&event)
         committed.sequence = event.sequence
         return self.settle(account, subject, &event, committed.position)
 
@@ -550,23 +485,8 @@ cdef class Core:
         return 0
 
     cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1:
-        # Journals a denied attempt with the limit that binds it.
-        cdef Event event
-        cdef const LimitResult* binding
-        self.intern(subject)
-        self.fill_event(&event, subject, now_ms)
-        event.type = EVENT_DENIAL
-        event.reason = self.judge.decision.reason
-        event.retry_ms = self.judge.decision.retry_ms
-        event.previous_account = account.last_position
-        if self.judge.decision.binding >= 0:
-            binding = &self.judge.decision.results[self.judge.decision.binding]
-            event.policy = self.journalled_text(binding.policy)
-            event.limit = self.journalled_text(binding.limit_id)
-            event.max_count = binding.max_count
-            event.used_count = binding.used_count
-        self.append(&event)
-        return 0
+        # Journals a denied attempt.
+        return self.recorder.denial(account, subject, &self.judge.decision, now_ms)
 
     # ------------------------------------------------------------ what becomes of commits
 
@@ -591,7 +511,7 @@ cdef class Core:
         cdef Event event
         memset(&event, 0, sizeof(Event))
         event.type = EVENT_CONFIRM if fate == FATE_COUNTED else EVENT_UNDO
-        event.account = self.journalled_id(account.name_id)
+        event.account = self.recorder.journalled_id(account.name_id)
         event.time_ms = now_ms
         event.previous_account = account.last_position
         event.commit = commit
@@ -600,7 +520,7 @@ cdef class Core:
             self.past.confirm(account, commit)
         else:
             self.past.undo(account, commit, fate, now_ms)
-        account.last_position = self.append(&event)
+        account.last_position = self.recorder.append(&event)
         return 0
 
     # ------------------------------------------------------------ replay
@@ -610,7 +530,7 @@ cdef class Core:
         cdef Subject subject
         if event.type == EVENT_NAME:
             return self.apply_name(event)
-        self.last_event_ms = max(self.last_event_ms, event.time_ms)
+        self.recorder.last_event_ms = max(self.recorder.last_event_ms, event.time_ms)
         if event.type == EVENT_REVISION:
             on_revision(
                 PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size),
@@ -642,10 +562,10 @@ cdef class Core:
         )
         if (
             names_insert(&self.accounts.names, event.body, hash) != event.name_id
-            or event.name_id != self.journalled_names + 1
+            or event.name_id != self.recorder.named_up_to + 1
         ):
             raise DataLoss("JOURNAL_CORRUPT", f"name {event.name_id} is defined out of order")
-        self.journalled_names = event.name_id
+        self.recorder.named_up_to = event.name_id
         return 0
 
     cdef int apply_commit(

@@ -191,7 +191,7 @@ cdef class Decider:
         # Instants never go back, whatever the caller's clock says. A call that raised may have
         # left a part of its response behind.
         self.out.reset()
-        return max(now_ms, self.core.last_event_ms)
+        return max(now_ms, self.core.recorder.last_event_ms)
 
     cdef InlineRules inline_rules(self):
         # The request's inline limits, compiled; None when there are none.

@@ -288,7 +288,7 @@ cdef class HotCalls(HotHandler):
         return self.now_ms
 
     cdef bint is_full(self) noexcept:
-        return self.core is not None and self.core.buffer.size > PENDING_BYTES_MAX
+        return self.core is not None and self.core.recorder.buffer.size > PENDING_BYTES_MAX
 
     cdef int admit(self) except -1:
         # Raises unless one more call can be decided.
@@ -410,12 +410,12 @@ cdef class HotCalls(HotHandler):
 
     cdef int wait_for_group(self, Stream* stream, uint64_t count) except -1:
         # The stream's replies up to now are sent when all that is appended by now is durable.
-        cdef uint64_t number = self.core.buffer.group
+        cdef uint64_t number = self.core.recorder.buffer.group
         cdef Group group = self.group
         if group is None or group.number != number:
             group = Group(self, number)
             self.committer.wait().add_done_callback(group.settle)
-            if self.core.buffer.count:
+            if self.core.recorder.buffer.count:
                 # Others may join it until the journal takes what was appended. One that a repeat
                 # alone waits for is nobody else's: it may be settled before its number is taken.
                 self.group = group
@@ -424,9 +424,9 @@ cdef class HotCalls(HotHandler):
 
     cdef int kick(self) except -1:
         # Has a denial written that nobody waits for.
-        if self.core.buffer.count and self.kicked != self.core.buffer.group:
+        if self.core.recorder.buffer.count and self.kicked != self.core.recorder.buffer.group:
             self.committer.kick()
-            self.kicked = self.core.buffer.group
+            self.kicked = self.core.recorder.buffer.group
         return 0
 
 
