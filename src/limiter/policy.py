@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from limiter import bounds, errors, groups, model, resolution
 from limiter._kinds import Binding, Kind
+from limiter.drafts import Change, Draft, found_in, not_found, policy_assigned
 from limiter.resolution import AccountView, CompiledPolicy, Place, Placed
 from limiter.retention import EVERYBODY, KeptKinds, Preview, Use, UseChanges
 from limiter.service import conversion
@@ -41,15 +42,6 @@ class RevisionLog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Change(Generic[_Resource]):
-    """One difference: `old` is None where a resource is created, `new` where it is deleted."""
-
-    name: str
-    old: _Resource | None
-    new: _Resource | None
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """A checked change, worked out and not made yet. Without differences there is no revision."""
 
@@ -60,150 +52,6 @@ class Prepared:
     compiled: Mapping[str, CompiledPolicy] = field(default_factory=dict)
     kinds: Preview = field(default_factory=Preview)
     groups: tuple[Change[model.Group], ...] = ()
-
-
-class Draft:
-    """An edit in the making, against the store as it stands.
-
-    Values must have been checked by their `check`. `field` is the path of the resource in the
-    request, for errors. Raises `NotFound`, `AlreadyExists` and `Aborted` (another etag).
-    """
-
-    def __init__(
-        self,
-        policies: Mapping[str, model.Policy],
-        assignments: Mapping[str, model.Assignment],
-        base: int,
-        groups: Mapping[str, model.Group],
-    ) -> None:
-        self.base = base
-        self.groups: dict[str, model.Group | None] = {}
-        self._current_groups = groups
-        self.policies: dict[str, model.Policy | None] = {}
-        self.assignments: dict[str, model.Assignment | None] = {}
-        self._current_policies = policies
-        self._current_assignments = assignments
-        self._field_of: dict[str, str] = {}
-
-    def create_policy(self, policy: model.Policy, field: str) -> None:
-        """Adds a policy whose name must be free."""
-        if policy.name in self._current_policies:
-            raise already_exists(policy.name)
-        self._field_of[policy.name] = field
-        self.policies[policy.name] = policy
-
-    def put_policy(self, policy: model.Policy, field: str) -> None:
-        """Adds or replaces a policy; if it has an etag, that version."""
-        check_etag(self._current_policies.get(policy.name), policy.name, policy.etag)
-        self._field_of[policy.name] = field
-        self.policies[policy.name] = policy
-
-    def delete_policy(self, name: str, etag: str = "") -> None:
-        """Deletes a policy; if an etag is given, that version."""
-        check_etag(_get(self._current_policies, name), name, etag)
-        self.policies[name] = None
-
-    def create_assignment(self, assignment: model.Assignment, field: str) -> None:
-        """Adds an assignment whose name must be free."""
-        if assignment.name in self._current_assignments:
-            raise already_exists(assignment.name)
-        self._field_of[assignment.name] = field
-        self.assignments[assignment.name] = assignment
-
-    def put_assignment(self, assignment: model.Assignment, field: str) -> None:
-        """Adds or replaces an assignment; if it has an etag, that version."""
-        current = self._current_assignments.get(assignment.name)
-        check_etag(current, assignment.name, assignment.etag)
-        self._field_of[assignment.name] = field
-        self.assignments[assignment.name] = assignment
-
-    def delete_assignment(self, name: str, etag: str = "") -> None:
-        """Deletes an assignment; if an etag is given, that version."""
-        check_etag(_get(self._current_assignments, name), name, etag)
-        self.assignments[name] = None
-
-    def create_group(self, group: model.Group) -> None:
-        """Adds a group whose name must be free."""
-        if group.name in self._current_groups:
-            raise already_exists(group.name)
-        self.groups[group.name] = group
-
-    def put_group(self, group: model.Group) -> None:
-        """Adds or replaces a group; if it has an etag, that version."""
-        check_etag(self._current_groups.get(group.name), group.name, group.etag)
-        self.groups[group.name] = group
-
-    def delete_group(self, name: str, etag: str = "") -> None:
-        """Deletes a group; if an etag is given, that version."""
-        check_etag(_get(self._current_groups, name), name, etag)
-        self.groups[name] = None
-
-    def prune(self, scopes: Callable[[model.Scope], bool] = lambda _scope: True) -> None:
-        """Deletes every policy, assignment and group that the draft does not put, of what belongs
-        to one of the `scopes`."""
-        for name in self._current_groups:
-            if scopes(model.Scope(model.account_of(name))):
-                self.groups.setdefault(name, None)
-        for name in self._current_policies:
-            if scopes(model.Scope(model.account_of(name))):
-                self.policies.setdefault(name, None)
-        for name, assignment in self._current_assignments.items():
-            if scopes(assignment.scope):
-                self.assignments.setdefault(name, None)
-
-    def field_of(self, name: str) -> str:
-        """The path in the request of the resource that the draft puts."""
-        return self._field_of[name]
-
-
-def _get(resources: Mapping[str, _Resource], name: str) -> _Resource:
-    found = resources.get(name)
-    if found is None:
-        raise not_found(name)
-    return found
-
-
-def not_found(name: str, field: str = "") -> errors.NotFound:
-    """The error of a resource that does not exist; `field` is the path of what refers to it."""
-    description = f"{name} does not exist"
-    violations = [errors.FieldViolation(field, description)] if field else []
-    message = f"{field}: {description}; create it first" if field else description
-    return errors.NotFound("NOT_FOUND", message, violations=violations, metadata={"resource": name})
-
-
-def policy_assigned(name: str, assignments: Iterable[str]) -> errors.FailedPrecondition:
-    """The error of a policy that cannot go because of these assignments."""
-    by = sorted(assignments)
-    shown = ", ".join(by[:5]) + (f" and {len(by) - 5:,} more" if len(by) > 5 else "")
-    return errors.FailedPrecondition(
-        "POLICY_ASSIGNED",
-        f"{name} is assigned by {shown}; assign another policy there first",
-        metadata={"resource": name},
-    )
-
-
-def already_exists(name: str) -> errors.AlreadyExists:
-    """The error of a name that is taken."""
-    return errors.AlreadyExists(
-        "ALREADY_EXISTS",
-        f"{name} exists already; update it, or choose another id",
-        metadata={"resource": name},
-    )
-
-
-def check_etag(
-    current: model.Policy | model.Assignment | model.Group | None, name: str, etag: str
-) -> None:
-    """Raises `Aborted` if an etag is given and is not that of the current version."""
-    if not etag:
-        return
-    if current is None or current.etag != etag:
-        now = "does not exist" if current is None else "has changed since that version"
-        raise errors.Aborted(
-            "ETAG_MISMATCH",
-            f"{name} {now}; read it again and repeat the change, or leave etag empty",
-            metadata={"resource": name},
-        )
 
 
 class NameIndex:
@@ -272,15 +120,15 @@ class PolicyStore:
 
     def policy(self, name: str) -> model.Policy:
         """The policy called `name`. Raises `NotFound`."""
-        return _get(self._policies, name)
+        return found_in(self._policies, name)
 
     def assignment(self, name: str) -> model.Assignment:
         """The assignment called `name`. Raises `NotFound`."""
-        return _get(self._assignments, name)
+        return found_in(self._assignments, name)
 
     def group(self, name: str) -> model.Group:
         """The group called `name`. Raises `NotFound`."""
-        return _get(self._groups, name)
+        return found_in(self._groups, name)
 
     def list_groups(self, account: str, after: str, count: int) -> list[model.Group]:
         """Up to `count` groups, as `list_policies` does it."""

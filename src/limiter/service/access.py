@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import grpc
 
-from limiter import access, bounds, errors, model, policy
+from limiter import access, bounds, drafts, errors, model
 from limiter.audit import AuditLog, Entry, Filter
 from limiter.keys import KeyStore
 from limiter.service import access_messages, authorization
@@ -127,7 +127,7 @@ class AccessServicer:
         stored = self._keys.get(name)
         who = authorization.caller()
         if stored is None or not who.covers_accounts(stored.key):
-            raise policy.not_found(name)
+            raise drafts.not_found(name)
         _require_cover(who, stored.key)
         return name
 

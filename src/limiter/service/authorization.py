@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 
-from limiter import errors, model, policy, tls
+from limiter import drafts, errors, model, tls
 from limiter._guard import Guard
 from limiter.access import ANONYMOUS, Caller, Permission
 from limiter.keys import KeyStore
@@ -316,7 +316,7 @@ class Visit:
     def _check_name(self, name: str, path: str, writes: bool) -> None:
         if name.startswith(_ACCOUNTS):
             if not self._caller.reaches(name.split("/")[1]):
-                raise policy.not_found(name)
+                raise drafts.not_found(name)
         elif writes:
             raise self._caller.is_not_for(path, name)
 

@@ -15,7 +15,8 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from limiter import model
-from limiter.policy import Draft, PolicyStore
+from limiter.drafts import Draft
+from limiter.policy import PolicyStore
 from limiter.service import conversion
 from limiter.service.policy import AccountPage, carry_out, masked, new_name
 from limiter.v1 import access_pb2, access_service_pb2

@@ -22,7 +22,8 @@ from google.protobuf.message import Message
 
 from limiter import bounds, errors, model
 from limiter.access import Caller
-from limiter.policy import Change, Draft, PolicyStore, Prepared
+from limiter.drafts import Change, Draft
+from limiter.policy import PolicyStore, Prepared
 from limiter.service import authorization, conversion
 from limiter.service.pages import Page, PageRequest
 from limiter.v1 import access_pb2, policy_pb2, policy_service_pb2
