@@ -18,6 +18,7 @@ cdef struct Account:
     uint32_t epoch             # of the policies that the binding is of
     int64_t sequence           # commits so far
     uint64_t last_position     # of its newest event that is not a denial, 0 = none
+    uint64_t last_denial       # position of its newest denial, 0 = none
     PyObject* binding          # owned reference, NULL before the first touch
     KindState* states          # owned; the binding's kinds, then those that are only inline
     int bound_count
@@ -42,6 +43,7 @@ cdef class Accounts:
     cdef uint32_t undo_capacity
     cdef Account visitor       # stands in for an account that does not exist yet
 
+    cdef Account* known(self, uint32_t id) noexcept nogil
     cdef Account* find(self, const Subject* subject) except NULL
     cdef Account* make(self, Subject* subject) except NULL
     cdef int touch(self, Account* account, Name name) except -1

@@ -134,11 +134,13 @@ cdef class Accounts:
         account_free(&self.visitor)
         names_free(&self.names)
 
+    cdef Account* known(self, uint32_t id) noexcept nogil:
+        # The account with that name id, NULL if there is none.
+        return self.by_name[id] if 0 < id < self.by_name_capacity else NULL
+
     cdef Account* find(self, const Subject* subject) except NULL:
         # The attempt's account, bound to the policies that hold now; the visitor if there is none.
-        cdef Account* account = NULL
-        if subject.account.id and subject.account.id < self.by_name_capacity:
-            account = self.by_name[subject.account.id]
+        cdef Account* account = self.known(subject.account.id)
         if account == NULL:
             self.leave()
             account = &self.visitor

@@ -170,7 +170,7 @@ cdef class Batches:
     cdef int settle(self, Subject* subject, uint32_t i) except -1:
         # Sets where a recipient lives. Raises InvalidArgument where there is no such zone.
         cdef Slice zone = self.decoder.request.recipients[i].contact_time_zone
-        subject.zone = self.zones.rules_of(zone, i) if zone.size else NULL
+        self.zones.put(subject, zone, i)
         return 0
 
     cdef int require_own_id(self, const RequestKey* key, uint32_t i) except -1:
@@ -351,7 +351,7 @@ cdef class Batches:
                     # Before it is counted: its statuses are those of what stands before it.
                     core.judge.reject(account, now_ms, retry_ms, view == VIEW_FULL)
                     if journal:
-                        core.record_denial(account, trial, now_ms)
+                        core.record_denial(trial, now_ms)
                 if fits:
                     core.accounts.count_tentatively(account, trial, now_ms, now_ms)
             if core.judge.decision.outcome == OUTCOME_ALLOWED:

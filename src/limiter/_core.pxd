@@ -103,7 +103,7 @@ cdef class Core:
     cdef int settle(
         self, Account* account, Subject* subject, const Event* event, uint64_t position
     ) except -1
-    cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1
+    cdef int record_denial(self, Subject* subject, int64_t now_ms) except -1
 
     # --- what becomes of commits
     cdef int lapse_due(self, int64_t now_ms) except -1

@@ -30,6 +30,7 @@ from limiter._event cimport (
     EVENT_BATCH_HEAD,
     EVENT_COMMIT,
     EVENT_CONFIRM,
+    EVENT_DENIAL,
     EVENT_INLINE_KIND,
     EVENT_NAME,
     EVENT_REVISION,
@@ -41,7 +42,7 @@ from limiter._event cimport (
 from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates_find, is_undone
 from limiter._judge cimport Judge
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
-from limiter._names cimport names_insert
+from limiter._names cimport names_find, names_insert
 from limiter._past cimport Past
 from limiter._recorder cimport Recorder
 from limiter._requests cimport (
@@ -60,6 +61,7 @@ from limiter._types cimport (
     NO_TIME,
     OUTCOME_ALLOWED,
     Attempt,
+    Slice,
 )
 
 cdef int64_t EVENT_AGE_MS_MAX = bounds.EVENT_AGE_MS_MAX
@@ -137,6 +139,19 @@ cdef class Core:
     def event_at(self, uint64_t position):
         """The packed event at a position that an event has named, None when it is not kept."""
         return self.past.read(position)
+
+    def last_events(self, str account not None):
+        """The positions of the account's newest event that is no denial and of its newest denial,
+        each 0 when there is none; `previous_account` and `previous_denial` lead on from there."""
+        cdef bytes name = account.encode()
+        cdef Slice text = slice_of(name)
+        cdef uint32_t id = names_find(
+            &self.accounts.names, text, siphash64(&self.accounts.keys.name, text.data, text.size)
+        )
+        cdef const Account* found = self.accounts.known(id)
+        if found == NULL:
+            return 0, 0
+        return found.last_position, found.last_denial
 
     def policies_changed(self):
         """Every account asks `bind` again at its next touch."""
@@ -260,7 +275,7 @@ cdef class Core:
         )
         memset(committed, 0, sizeof(Committed))
         if self.judge.decision.outcome != OUTCOME_ALLOWED:
-            self.record_denial(account, subject, now_ms)
+            self.record_denial(subject, now_ms)
             return 0
         # From here on the attempt counts. What may be refused comes first.
         if terms.hold_ms:
@@ -484,9 +499,12 @@ cdef class Core:
             self.past.hold(account, position, event.time_ms + event.hold_ms)
         return 0
 
-    cdef int record_denial(self, Account* account, Subject* subject, int64_t now_ms) except -1:
-        # Journals a denied attempt.
-        return self.recorder.denial(account, subject, &self.judge.decision, now_ms)
+    cdef int record_denial(self, Subject* subject, int64_t now_ms) except -1:
+        # Journals a denied attempt, as the newest of its account's denials.
+        self.recorder.intern(subject)
+        return self.recorder.denial(
+            self.accounts.make(subject), subject, &self.judge.decision, now_ms
+        )
 
     # ------------------------------------------------------------ what becomes of commits
 
@@ -542,6 +560,9 @@ cdef class Core:
         self.past.name_of(event.account, &subject.account)
         if event.type == EVENT_COMMIT:
             return self.apply_commit(event, &subject, position)
+        if event.type == EVENT_DENIAL:
+            self.accounts.make(&subject).last_denial = position
+            return 0
         if event.type == EVENT_INLINE_KIND:
             return self.apply_inline_kind(event, &subject)
         if event.type == EVENT_UNDO or event.type == EVENT_CONFIRM:

@@ -31,12 +31,13 @@ cdef struct Event:
     Digest contact
     Digest address
     uint32_t[9] names          # by dimension index; contact and address unused
+    uint32_t zone              # name id of the contact's time zone, 0 = none was given
     int64_t message_count
     bint recorded              # it had gone out already: it counts whatever the limits say
     int64_t counts_ms          # the instant at which a commit counts, time_ms unless told
     int64_t hold_ms            # for how long it is held, 0 = not at all
     uint32_t inline_places     # of the kinds of the commit's inline limits; bit per place
-    uint64_t previous_account  # positions of the previous commits, 0 = none
+    uint64_t previous_account  # positions of the previous events that are no denials, 0 = none
     uint64_t previous_contact
     uint64_t previous_address
     bint has_request
@@ -45,6 +46,7 @@ cdef struct Event:
     Digest payload             # digest of what was asked under it
     uint64_t commit            # position of the commit that an undo or a confirm is about
     int fate                   # what became of it by an undo; see _fates
+    uint64_t previous_denial   # of a denial: position of the account's previous one, 0 = none
     int reason                 # of a denial, with the binding limit:
     uint32_t policy            # name id, 0 = inline or none
     uint32_t limit             # name id

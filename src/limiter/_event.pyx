@@ -4,14 +4,17 @@
 An event is a four-byte header (type, body length) and a body of LEB128 varints and raw 16-byte
 digests. It stands alone: contacts and addresses are digests, names are ids that an earlier NAME
 event of the journal defines, and a commit names the positions of the previous commits of its
-account, contact and address, so that their histories are a walk back. A position is a group's
-number and the event's offset in it; 0 is none.
+account, contact and address, so that their histories are a walk back. An account has two chains:
+its denials, which may be very many, and everything else. Each denial names the last event of
+both, so that the two can be walked side by side. A position is a group's number and the event's
+offset in it; 0 is none.
 
     COMMIT, DENIAL:  account time flags present contact [address] names… [message_count]
-                     [inline_places] [time - counts] [hold] previous_account previous_contact
-                     [previous_address]
+                     [inline_places] [time - counts] [hold] [zone] previous_account
+                     previous_contact [previous_address]
                      [request payload]
                      then COMMIT: sequence;  DENIAL: reason policy limit max used retry
+                     previous_denial (which older journals leave out)
     NAME:            id text
     REVISION:        time bytes
     INLINE_KIND:     account time place definition
@@ -20,6 +23,7 @@ number and the event's offset in it; 0 is none.
     CONFIRM:         account time previous_account commit
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -35,6 +39,7 @@ cdef enum:
     FLAG_RECORDED = 16
     FLAG_EARLIER = 32          # it counts at an earlier instant than that of the event
     FLAG_HELD = 64
+    FLAG_ZONE = 128
 
 # No body but a name, a revision or a definition is longer than this.
 cdef uint32_t FIXED_BYTES_MAX = 320
@@ -64,7 +69,7 @@ cdef inline uint8_t* put_back(uint8_t* out, uint64_t here, uint64_t there) noexc
 
 cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) noexcept nogil:
     cdef int dimension
-    cdef uint8_t flags = 0
+    cdef uint32_t flags = 0
     if event.message_count != 1:
         flags |= FLAG_MANY
     if event.has_request:
@@ -79,10 +84,12 @@ cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) n
         flags |= FLAG_EARLIER
     if event.hold_ms:
         flags |= FLAG_HELD
+    if event.zone:
+        flags |= FLAG_ZONE
     out = put_varint(out, event.account)
     out = put_varint(out, <uint64_t>event.time_ms)
-    out[0] = flags
-    out = put_varint(out + 1, event.present)
+    out = put_varint(out, flags)
+    out = put_varint(out, event.present)
     out = put_digest(out, &event.contact)
     if event.present & (1 << DIMENSION_ADDRESS):
         out = put_digest(out, &event.address)
@@ -97,6 +104,8 @@ cdef uint8_t* put_attempt(uint8_t* out, const Event* event, uint64_t position) n
         out = put_varint(out, <uint64_t>(event.time_ms - event.counts_ms))
     if flags & FLAG_HELD:
         out = put_varint(out, <uint64_t>event.hold_ms)
+    if flags & FLAG_ZONE:
+        out = put_varint(out, event.zone)
     out = put_back(out, position, event.previous_account)
     out = put_back(out, position, event.previous_contact)
     if event.present & (1 << DIMENSION_ADDRESS):
@@ -118,7 +127,8 @@ cdef uint8_t* put_body(uint8_t* out, const Event* event, uint64_t position) noex
         out = put_varint(out, event.limit)
         out = put_varint(out, <uint64_t>event.max_count)
         out = put_varint(out, <uint64_t>event.used_count)
-        return put_varint(out, <uint64_t>(event.retry_ms + 1))
+        out = put_varint(out, <uint64_t>(event.retry_ms + 1))
+        return put_back(out, position, event.previous_denial)
     if event.type == EVENT_NAME:
         out = put_varint(out, event.name_id)
     elif event.type == EVENT_REVISION:
@@ -215,12 +225,10 @@ cdef uint64_t get_back(Cursor* cursor, uint64_t here) noexcept nogil:
 
 cdef void get_attempt(Cursor* cursor, Event* event, uint64_t position) noexcept nogil:
     cdef int dimension
-    cdef uint8_t flags = 0
+    cdef uint64_t flags
     event.account = <uint32_t>get_varint(cursor)
     event.time_ms = <int64_t>get_varint(cursor)
-    if cursor.data < cursor.end:
-        flags = cursor.data[0]
-        cursor.data += 1
+    flags = get_varint(cursor)
     event.present = <uint32_t>get_varint(cursor)
     event.has_request = (flags & FLAG_REQUEST) != 0
     event.derived = (flags & FLAG_DERIVED) != 0
@@ -239,6 +247,8 @@ cdef void get_attempt(Cursor* cursor, Event* event, uint64_t position) noexcept 
         event.counts_ms -= <int64_t>get_varint(cursor)
     if flags & FLAG_HELD:
         event.hold_ms = <int64_t>get_varint(cursor)
+    if flags & FLAG_ZONE:
+        event.zone = <uint32_t>get_varint(cursor)
     event.previous_account = get_back(cursor, position)
     event.previous_contact = get_back(cursor, position)
     if event.present & (1 << DIMENSION_ADDRESS):
@@ -260,6 +270,8 @@ cdef void get_body(Cursor* cursor, Event* event, uint64_t position) noexcept nog
         event.max_count = <int64_t>get_varint(cursor)
         event.used_count = <int64_t>get_varint(cursor)
         event.retry_ms = <int64_t>get_varint(cursor) - 1
+        if cursor.data < cursor.end:
+            event.previous_denial = get_back(cursor, position)
         return
     if event.type == EVENT_NAME:
         event.name_id = <uint32_t>get_varint(cursor)
@@ -306,3 +318,40 @@ cdef int event_read(
     if cursor.broken or cursor.data != cursor.end:
         return 0
     return <int>(EVENT_HEADER_BYTES + length)
+
+
+# ---------------------------------------------------------------- looking inside
+
+
+def describe(bytes packed not None, uint64_t position):
+    """What one packed event holds, by the names of the fields of Event; None for no event. A digest
+    is a pair of numbers, the body bytes. Costs objects: for tests and for whoever looks at few."""
+    cdef Event event
+    cdef size_t size = PyBytes_GET_SIZE(packed)
+    if event_read(<const uint8_t*>PyBytes_AS_STRING(packed), size, position, &event) != <int>size:
+        return None
+    return {
+        "type": event.type,
+        "account": event.account,
+        "time_ms": event.time_ms,
+        "sequence": event.sequence,
+        "contact": (event.contact.low, event.contact.high),
+        "address": (event.address.low, event.address.high),
+        "names": [event.names[i] for i in range(DIMENSION_COUNT)],
+        "zone": event.zone,
+        "message_count": event.message_count,
+        "recorded": bool(event.recorded),
+        "counts_ms": event.counts_ms,
+        "hold_ms": event.hold_ms,
+        "previous_account": event.previous_account,
+        "previous_contact": event.previous_contact,
+        "previous_address": event.previous_address,
+        "commit": event.commit,
+        "fate": event.fate,
+        "reason": event.reason,
+        "retry_ms": event.retry_ms,
+        "previous_denial": event.previous_denial,
+        "name_id": event.name_id,
+        "place": event.place,
+        "body": <bytes>event.body.data[: event.body.size],
+    }

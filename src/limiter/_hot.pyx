@@ -184,7 +184,7 @@ cdef class Decider:
         # none.
         cdef Slice zone = self.decoder.request.attempt.contact_time_zone
         self.core.prepare(&self.decoder.request.attempt, subject)
-        subject.zone = self.zones.rules_of(zone, -1) if zone.size else NULL
+        self.zones.put(subject, zone, -1)
         return 0
 
     cdef int64_t begin(self, int64_t now_ms) noexcept:

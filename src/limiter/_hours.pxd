@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from limiter._calendar cimport Zone, ZoneRules
 from limiter._names cimport NameTable
+from limiter._subject cimport Subject
 from limiter._types cimport Slice
 
 cdef struct HoursRules:
@@ -40,5 +41,6 @@ cdef class ZoneTable:
     cdef list zones            # keeps the rules alive, in the order of the names' ids
     cdef const ZoneRules** rules  # owned array of borrowed rules; [id - 1]
     cdef uint32_t capacity
+    cdef int put(self, Subject* subject, Slice name, int recipient) except -1
     cdef const ZoneRules* rules_of(self, Slice name, int recipient) except NULL
     cdef const ZoneRules* learn(self, Slice name, int recipient) except NULL

@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from limiter._calendar cimport Zone, ZoneRules, offset_number
 from limiter._names cimport names_find, names_free, names_insert
 from limiter._siphash cimport SipKey, siphash64
+from limiter._subject cimport Subject
 from limiter._types cimport Slice
 
 cdef int64_t MINUTE_MS = 60_000
@@ -124,6 +125,14 @@ cdef class ZoneTable:
     def __dealloc__(self):
         names_free(&self.names)
         free(self.rules)
+
+    cdef int put(self, Subject* subject, Slice name, int recipient) except -1:
+        # Says where the attempt's contact lives; an empty name says nothing. Raises InvalidArgument
+        # where there is no such zone.
+        subject.zone = self.rules_of(name, recipient) if name.size else NULL
+        subject.zone_name.text = name
+        subject.zone_name.id = 0
+        return 0
 
     cdef const ZoneRules* rules_of(self, Slice name, int recipient) except NULL:
         # The rules of the zone with that name; `recipient` is the place in a batch of who named it,

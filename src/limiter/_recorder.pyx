@@ -83,7 +83,11 @@ cdef class Recorder:
     cdef int intern(self, Subject* subject) except -1:
         # Gives every name of the attempt an id; may be refused for lack of room.
         cdef int dimension
-        cdef Name* name
+        cdef Name* name = &subject.zone_name
+        if name.text.size and name.id == 0:
+            # Each recipient of a batch may have another one.
+            name.hash = siphash64(&self.accounts.keys.name, name.text.data, name.text.size)
+            name.id = names_insert(&self.accounts.names, name.text, name.hash)
         if subject.interned:
             return 0
         for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
@@ -110,25 +114,27 @@ cdef class Recorder:
         for dimension in range(DIMENSION_CHANNEL, DIMENSION_COUNT):
             if subject.present & (<uint32_t>1 << dimension):
                 event.names[dimension] = self.journalled_id(subject.names[dimension].id)
+        if subject.zone_name.id:
+            event.zone = self.journalled_id(subject.zone_name.id)
         return 0
 
     cdef int denial(
         self, Account* account, Subject* subject, const Decision* decision, int64_t now_ms
     ) except -1:
-        # Journals a denied attempt with the limit that binds it.
+        # Journals a denied attempt, which is interned, with the limit that binds it.
         cdef Event event
         cdef const LimitResult* binding
-        self.intern(subject)
         self.fill_event(&event, subject, now_ms)
         event.type = EVENT_DENIAL
         event.reason = decision.reason
         event.retry_ms = decision.retry_ms
         event.previous_account = account.last_position
+        event.previous_denial = account.last_denial
         if decision.binding >= 0:
             binding = &decision.results[decision.binding]
             event.policy = self.journalled_text(binding.policy)
             event.limit = self.journalled_text(binding.limit_id)
             event.max_count = binding.max_count
             event.used_count = binding.used_count
-        self.append(&event)
+        account.last_denial = self.append(&event)
         return 0

@@ -32,6 +32,7 @@ cdef struct Subject:
     bint fresh_address
     Name[9] names              # by dimension index; contact and address unused
     const ZoneRules* zone      # borrowed; of the contact, NULL where the attempt names none
+    Name zone_name             # of the zone; without a hash until it has an id
     int64_t message_count
 
 cdef Keys keys_from(const uint8_t* digest_key) noexcept nogil

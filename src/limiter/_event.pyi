@@ -1,0 +1,3 @@
+from typing import Any
+
+def describe(packed: bytes, position: int) -> dict[str, Any] | None: ...
