@@ -23,11 +23,13 @@ What always holds:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
 import os
 import secrets
+import shutil
 import stat
 import struct
 import zlib
@@ -75,9 +77,7 @@ class DataFolder:
                 _sync_folder(path.parent)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise errors.FailedPrecondition(
-                "DATA_FOLDER_UNUSABLE", f"the data folder {path} cannot be used: {error}"
-            ) from error
+            raise self._unusable(error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -88,7 +88,11 @@ class DataFolder:
                 f"the data folder {path} is in use by another server "
                 f"({held_by or 'which has not said who it is'})",
             ) from error
-        self.set_holder(holder)
+        try:
+            self.set_holder(holder)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     @property
     def journal_path(self) -> Path:
@@ -98,17 +102,26 @@ class DataFolder:
     def set_holder(self, holder: str) -> None:
         """Writes who holds the folder into the lock file, for whoever is refused."""
         text = f"process {os.getpid()}, {holder}\n".encode()
-        os.pwrite(self._lock, text, 0)
-        os.ftruncate(self._lock, len(text))
+        try:
+            os.pwrite(self._lock, text, 0)
+            os.ftruncate(self._lock, len(text))
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def open(
         self, *, shard: int = 0, quota_bytes: int = bounds.STORE_MAP_BYTES
     ) -> tuple[LmdbJournal, bytes]:
         """The folder's journal and its key for digests, both made if the folder is new.
 
-        Raises DataLoss when one of them is damaged, or is missing although the other is not, and
-        what LmdbJournal raises.
+        Raises DataLoss when one of them is damaged, or is missing although the other is not,
+        FailedPrecondition when the folder cannot be written, and what LmdbJournal raises.
         """
+        try:
+            return self._open(shard, quota_bytes)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _open(self, shard: int, quota_bytes: int) -> tuple[LmdbJournal, bytes]:
         key = self._read_digest_key()
         journal = LmdbJournal(
             self.journal_path, shard=shard, quota_bytes=quota_bytes, must_exist=key is not None
@@ -139,6 +152,11 @@ class DataFolder:
                 f"{self._key_path} is not the key that the journal beside it was written with: "
                 "restore the one that belongs to it",
             )
+
+    def _unusable(self, error: OSError) -> errors.FailedPrecondition:
+        return errors.FailedPrecondition(
+            "DATA_FOLDER_UNUSABLE", f"the data folder {self.path} cannot be used: {error}"
+        )
 
     @property
     def _key_path(self) -> Path:
@@ -177,8 +195,10 @@ class DataFolder:
     def close(self) -> None:
         """Lets go of the folder. Idempotent."""
         if self._lock >= 0:
-            # The file stays: removing it would let two processes lock two files of that name.
-            os.ftruncate(self._lock, 0)
+            # The file stays: removing it would let two processes lock two files of that name. Who
+            # held it stays in there if the disk refuses, and misleads nobody: the lock is free.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = -1
 
@@ -208,19 +228,15 @@ class LmdbJournal:
         if must_exist and (not data.exists() or data.stat().st_size == 0):
             raise self._missing()
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
-            self._env = lmdb.open(
-                str(path), map_size=bounds.STORE_MAP_BYTES, mode=0o600, max_dbs=0, max_spare_txns=2
-            )
+            if not path.exists():
+                self._create()
+            self._env = _open_environment(path)
         except (OSError, lmdb.Error) as error:
             raise self._fault(error, "cannot be opened") from error
         try:
             self._page_bytes = self._env.stat()["psize"]
             self._fill_file()
             self._head, self._mark = self._read_meta()
-            # The folder's entries for what was created just now.
-            _sync_folder(path)
-            _sync_folder(path.parent)
         except BaseException:
             self._env.close()
             raise
@@ -364,6 +380,25 @@ class LmdbJournal:
             raise self._fault(error, f"cannot be read after group {after}") from error
         return records
 
+    def _create(self) -> None:
+        """Makes an empty journal, which is there under its name once all of it is on disk.
+
+        LMDB writes a new file in place: cut off there, it could never be opened again.
+        """
+        draft = self._path.with_name(f"{self._path.name}.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        environment = _open_environment(draft)
+        try:
+            with environment.begin(write=True) as transaction:
+                meta = _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK)
+                transaction.put(_META_KEY, meta)
+        finally:
+            environment.close()
+        _sync_folder(draft)
+        draft.rename(self._path)
+        _sync_folder(self._path.parent)
+
     def _fill_file(self) -> None:
         """Makes the file as long as its own record says it is.
 
@@ -378,19 +413,15 @@ class LmdbJournal:
             os.truncate(path, self.used_bytes)
 
     def _read_meta(self) -> tuple[int, bytes]:
-        """Checks the meta record, writing it if the environment is new; returns head and mark."""
+        """Checks the meta record; returns head and mark."""
         try:
             with self._env.begin() as transaction:
                 meta = transaction.get(_META_KEY)
-                is_new = meta is None and not transaction.cursor().first()
-            if is_new:
-                if self._must_exist:
-                    raise self._missing()
-                with self._env.begin(write=True) as transaction:
-                    transaction.put(_META_KEY, _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK))
-                return FIRST_SEQUENCE, _NO_MARK
+                is_empty = meta is None and not transaction.cursor().first()
         except lmdb.Error as error:
             raise self._fault(error, "cannot be read") from error
+        if is_empty and self._must_exist:
+            raise self._missing()
         # The magic and the version are the only parts that every version agrees about.
         if meta is None or len(meta) < 12 or meta[:8] != _META_MAGIC:
             if self._must_exist:
@@ -434,11 +465,20 @@ class LmdbJournal:
     def _fault(self, error: Exception, what: str) -> errors.LimiterError:
         """What LMDB or the file system says, as one of ours."""
         message = f"the journal {self._path} {what}: {error}"
-        if isinstance(error, OSError | lmdb.LockError | lmdb.ReadonlyError | lmdb.DiskError):
+        # A plain Error is what the operating system said: an input or output error, no memory, …
+        unusable = OSError | lmdb.LockError | lmdb.ReadonlyError | lmdb.DiskError
+        if isinstance(error, unusable) or type(error) is lmdb.Error:
             return errors.FailedPrecondition("DATA_FOLDER_UNUSABLE", message)
         if isinstance(error, lmdb.VersionMismatchError):
             return errors.FailedPrecondition("JOURNAL_FORMAT", message)
         return errors.DataLoss("JOURNAL_CORRUPT", message)
+
+
+def _open_environment(path: Path) -> lmdb.Environment:
+    """The environment in a folder, made if it holds none."""
+    return lmdb.open(
+        str(path), map_size=bounds.STORE_MAP_BYTES, mode=0o600, max_dbs=0, max_spare_txns=2
+    )
 
 
 _KEY_BYTES: Final = 8
