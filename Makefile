@@ -58,12 +58,19 @@ lint: $(built_dev) ## ruff, mypy, cython-lint and buf
 torture: $(built_dev) ## many more random examples, calls and bytes, and 100 crashes; takes long
 	HYPOTHESIS_PROFILE=torture $(pytest) --timeout 3600 -n $(WORKERS) tests/model
 	$(MAKE) crash
+	$(MAKE) disk LIMITER_POWER_STATES=1000000
 	$(MAKE) holds-out LIMITER_CALLS=10000000 LIMITER_FUZZ_SECONDS=600
 
 .PHONY: crash
 crash: export LIMITER_CRASH_ROUNDS ?= 100
 crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under load
 	$(pytest) --timeout 3600 tests/crash
+
+.PHONY: disk
+disk: export LIMITER_POWER_STATES ?= 10000
+disk: export LIMITER_IO_STEP ?= 1
+disk: $(built_dev) ## the store on disks that lose power, fail and fill up
+	$(pytest) -n 2 tests/disk
 
 .PHONY: holds-out
 holds-out: export LIMITER_CALLS ?= 1000000
