@@ -81,7 +81,9 @@ def test_nothing_built_is_tracked() -> None:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     ).stdout.splitlines()
     assert "Makefile" in listed
-    built = re.compile(r"\.(so|c|o|pyc|html)$|(^|/)(build|dist|\.venv|__pycache__)/|\.egg-info/")
+    built = re.compile(
+        r"^src/.*\.c$|\.(so|o|pyc|html)$|(^|/)(build|dist|\.venv|__pycache__)/|\.egg-info/"
+    )
     assert [path for path in listed if built.search(path)] == []
 
 
