@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from limiter._accounts cimport Account
+from limiter._activity cimport Activity
 from limiter._core cimport Core, RequestKey
 from limiter._hours cimport ZoneTable
 from limiter._index cimport DenseIndex
@@ -24,6 +25,7 @@ cdef class Batches:
     cdef OutBuffer out
     cdef RequestKeys request_keys
     cdef ZoneTable zones
+    cdef Activity activity     # what is decided is noted there
     cdef bint require_policy
     cdef Judge judge_alone     # judges a batch as if nothing else had been sent
     cdef DenseIndex seen       # who a batch has been addressed to so far

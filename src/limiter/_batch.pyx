@@ -14,6 +14,7 @@ from libc.string cimport memset
 from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account, Accounts
+from limiter._activity cimport OPERATION_CHECK_BATCH, OPERATION_COMMIT_BATCH, Activity
 from limiter._core cimport Committed, Core, RequestKey
 from limiter._hours cimport ZoneTable
 from limiter._index cimport NO_INDEX, index_append, index_find, index_free
@@ -63,6 +64,7 @@ cdef class Batches:
         OutBuffer out not None,
         RequestKeys request_keys not None,
         ZoneTable zones not None,
+        Activity activity not None,
         bint require_policy,
     ):
         self.core = core
@@ -70,6 +72,7 @@ cdef class Batches:
         self.out = out
         self.request_keys = request_keys
         self.zones = zones
+        self.activity = activity
         self.require_policy = require_policy
         self.judge_alone = Judge()
 
@@ -254,6 +257,9 @@ cdef class Batches:
                 subject, rules, &key, NULL, now_ms, self.require_policy, view == VIEW_FULL,
                 &committed,
             )
+            self.activity.note(
+                OPERATION_COMMIT_BATCH, self.core.judge, subject, committed.replayed
+            )
             if committed.position:
                 counts.accepted += 1
                 self.core.remember_batch(subject, batch, now_ms)
@@ -359,6 +365,12 @@ cdef class Batches:
             else:
                 counts.denied += 1
             if purpose != TRY_QUIETLY:
+                self.activity.note(
+                    OPERATION_COMMIT_BATCH if journal else OPERATION_CHECK_BATCH,
+                    core.judge,
+                    trial,
+                    committed.replayed,
+                )
                 self.out.batch_result(
                     recipient.reference,
                     &core.judge.decision,

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+from limiter._activity cimport Activity
 from limiter._batch cimport Batches
 from limiter._core cimport Core
 from limiter._guard cimport Guard
@@ -29,6 +30,7 @@ cdef class Decider:
     cdef ZoneTable zones       # that attempts name
     cdef dict inline_cache     # serialized inline limits -> InlineRules
     cdef bint require_policy
+    cdef Activity activity     # what is decided is noted there
 
     cdef bint answer(
         self, int method, const uint8_t* data, Py_ssize_t size, int64_t now_ms, Guard guard

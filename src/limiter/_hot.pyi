@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import final
 
+from limiter._activity import Activity
 from limiter._calendar import Zone
 from limiter._core import Core
 from limiter._guard import Guard
@@ -14,6 +15,7 @@ class Decider:
         compile_inline: Callable[[bytes], Rule],
         find_zone: Callable[[str, str], Zone],
         require_policy: bool = False,
+        activity: Activity | None = None,
     ) -> Decider: ...
     def check(self, request: bytes, now_ms: int, guard: Guard | None = None) -> bytes: ...
     def commit(

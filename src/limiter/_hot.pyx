@@ -12,6 +12,7 @@ from libc.stdint cimport int64_t, uint8_t
 
 from limiter._kinds import compile_at
 from limiter.errors import InvalidArgument
+from limiter._activity cimport OPERATION_CHECK, OPERATION_COMMIT, Activity
 from limiter._batch cimport Batches
 from limiter._core cimport Committed, Core, RequestKey, Terms
 from limiter._guard cimport PERMISSION_CHECK, PERMISSION_COMMIT, PERMISSION_USAGE, Guard
@@ -41,7 +42,8 @@ cdef int permission_of(int method) noexcept:
 cdef class Decider:
     """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule and
     `find_zone(name, field)` the Zone that a contact lives in, or they raise InvalidArgument; with
-    `require_policy` an attempt that no assignment covers is denied.
+    `require_policy` an attempt that no assignment covers is denied. What is decided is noted in
+    `activity`.
 
     Every method takes the serialized request and the instant of the decision (ms since the epoch),
     and returns the serialized response; the commits also return whether the response must wait
@@ -49,7 +51,12 @@ cdef class Decider:
     raise Unauthenticated and PermissionDenied. Raises InvalidArgument and ResourceExhausted."""
 
     def __cinit__(
-        self, Core core not None, compile_inline, find_zone, bint require_policy=False
+        self,
+        Core core not None,
+        compile_inline,
+        find_zone,
+        bint require_policy=False,
+        Activity activity=None,
     ):
         self.core = core
         self.decoder = Decoder()
@@ -59,8 +66,16 @@ cdef class Decider:
         self.zones = ZoneTable(find_zone)
         self.inline_cache = {}
         self.require_policy = require_policy
+        self.activity = Activity() if activity is None else activity
+        self.activity.forget_names()
         self.batches = Batches(
-            core, self.decoder, self.out, self.request_keys, self.zones, require_policy
+            core,
+            self.decoder,
+            self.out,
+            self.request_keys,
+            self.zones,
+            self.activity,
+            require_policy,
         )
 
     # ------------------------------------------------------------ the methods
@@ -131,6 +146,7 @@ cdef class Decider:
         rules = self.inline_rules()
         self.prepare(&subject)
         self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
+        self.activity.note(OPERATION_CHECK, self.core.judge, &subject, False)
         self.out.check_response(&self.core.judge.decision, view)
         return False
 
@@ -150,6 +166,7 @@ cdef class Decider:
             &subject, rules, &key, &terms, now_ms, self.require_policy, view == VIEW_FULL,
             &committed,
         )
+        self.activity.note(OPERATION_COMMIT, self.core.judge, &subject, committed.replayed)
         self.out.commit_response(
             &self.core.judge.decision,
             view,

@@ -39,6 +39,7 @@ import grpc
 import uvloop
 
 from limiter import bounds, clock, errors, kinds, listening, logs, recovery, zones
+from limiter._activity import Activity
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
@@ -214,6 +215,8 @@ class Server:
         # By class; empty while there is no state.
         self._servicers: dict[type, object] = {}
         self._absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
+        # Outlives the state: what was decided was decided.
+        self._activity = Activity()
         self._mending: asyncio.Task[None] | None = None
         # Set by whoever wants a start to end early; read by the thread that recovers.
         self._stopping = threading.Event()
@@ -403,7 +406,13 @@ class Server:
         assert state.committer is not None
         self._state = state
         await self._make_first_key(state)
-        decider = Decider(state.core, kinds.compile_inline, zones.zone, self._config.require_policy)
+        decider = Decider(
+            state.core,
+            kinds.compile_inline,
+            zones.zone,
+            self._config.require_policy,
+            self._activity,
+        )
         self._gate.attach(state.keys, self._clock.now_ms)
         gate = self._gate if self._gate.demanded else None
         self._decisions.attach(Engine(decider, state.core, state.committer, self._clock, gate))
