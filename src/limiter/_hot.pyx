@@ -10,14 +10,12 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 
-from limiter._kinds import compile_at
-from limiter.errors import InvalidArgument
 from limiter._activity cimport OPERATION_CHECK, OPERATION_COMMIT, Activity
 from limiter._batch cimport Batches
 from limiter._core cimport Committed, Core, RequestKey, Terms
 from limiter._guard cimport PERMISSION_CHECK, PERMISSION_COMMIT, PERMISSION_USAGE, Guard
 from limiter._hours cimport ZoneTable
-from limiter._kinds cimport InlineRules, Rule, bind_inline
+from limiter._kinds cimport InlineRules, compile_limits
 from limiter._request_keys cimport RequestKeys
 from limiter._subject cimport Subject
 from limiter._types cimport VIEW_FULL, Slice
@@ -222,15 +220,7 @@ cdef class Decider:
         ])
         found = self.inline_cache.get(raw)
         if found is None:
-            rules = [
-                compile_at(self.compile_inline, place, limit) for place, limit in enumerate(raw)
-            ]
-            names = [(<Rule>rule).limit_id_bytes for rule in rules]
-            if len(set(names)) < len(names):
-                raise InvalidArgument.for_field(
-                    "inline_limits", "two limits have the same limit_id; give each its own"
-                )
             if len(self.inline_cache) >= _INLINE_CACHE_MAX:
                 self.inline_cache.clear()
-            found = self.inline_cache[raw] = bind_inline(rules)
+            found = self.inline_cache[raw] = compile_limits(self.compile_inline, raw)
         return found

@@ -102,6 +102,7 @@ cdef class BoundPlan:
 
 cdef Slice slice_of(bytes text)
 cdef InlineRules bind_inline(rules)
+cdef InlineRules compile_limits(object compile_inline, tuple raw)
 cdef BoundPlan bind_plan(Plan plan, Binding binding)
 
 cdef class Binding:

@@ -262,6 +262,17 @@ cdef InlineRules bind_inline(rules):
     return bound
 
 
+cdef InlineRules compile_limits(object compile_inline, tuple raw):
+    # The inline limits of one request, from their bytes.
+    rules = [compile_at(compile_inline, place, limit) for place, limit in enumerate(raw)]
+    names = [(<Rule>rule).limit_id_bytes for rule in rules]
+    if len(set(names)) < len(names):
+        raise InvalidArgument.for_field(
+            "inline_limits", "two limits have the same limit_id; give each its own"
+        )
+    return bind_inline(rules)
+
+
 cdef class Plan:
     """The rules that apply to one scope path, in the order in which their statuses are shown.
     `has_policy` is false where no assignment matches at all."""

@@ -15,7 +15,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from limiter._types cimport Attempt, Decision, LimitResult, Recipient, Slice
 from limiter._wire_read cimport (
     INLINE_SLOTS, KIND_CHECK, KIND_CHECK_BATCH, KIND_COMMIT, KIND_COMMIT_BATCH, KIND_GET_USAGE,
-    Decoder,
+    KIND_PLAN, Decoder,
 )
 from limiter._wire_times cimport Moment
 from limiter._wire_write cimport OutBuffer
@@ -26,6 +26,7 @@ _REQUEST_KINDS = {
     "CheckBatchRequest": KIND_CHECK_BATCH,
     "CommitBatchRequest": KIND_COMMIT_BATCH,
     "GetUsageRequest": KIND_GET_USAGE,
+    "PlanRequest": KIND_PLAN,
 }
 
 # One of each for all calls, as the server has: what one message leaves behind would show in the
@@ -78,9 +79,9 @@ def describe(str message, bytes data, *, bint validate = True):
     """What the decoder reads from `data`, the bytes of a request called `message`.
 
     Every field that any hot request has is there, at its default where this one lacks it;
-    `inline_limits` are serialized Limits; `event_time` and `hold_duration` are (seconds, nanos), or
-    None. With `validate` off the rules of the fields are not applied: more is accepted, and lists
-    show no more than the decoder keeps.
+    `inline_limits` are serialized Limits; `event_time`, `hold_duration` and `spread_duration` are
+    (seconds, nanos), or None. With `validate` off the rules of the fields are not applied: more is
+    accepted, and lists show no more than the decoder keeps.
 
     Raises InvalidArgument as the server would, KeyError when `message` is no hot request.
     """
@@ -101,6 +102,7 @@ def describe(str message, bytes data, *, bint validate = True):
         "mode": decoder.terms.mode,
         "event_time": moment_values(&decoder.terms.event_time),
         "hold_duration": moment_values(&decoder.terms.hold_duration),
+        "spread_duration": moment_values(&decoder.terms.spread_duration),
         "recipients": [
             recipient_values(&decoder.request.recipients[i])
             for i in range(<int>min(decoder.request.recipient_count, decoder.recipient_capacity))

@@ -4,6 +4,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from limiter._types cimport Attempt, Recipient, Slice
+from limiter._wire_faults cimport Fault
 from limiter._wire_times cimport Moment
 
 cdef enum:
@@ -17,7 +18,8 @@ cdef enum:
     KIND_CHECK_BATCH = 2
     KIND_COMMIT_BATCH = 3
     KIND_GET_USAGE = 4
-    KIND_COUNT = 5
+    KIND_PLAN = 5
+    KIND_COUNT = 6
 
 cdef struct Request:
     # One decoded hot request. Every slice borrows from the request's bytes.
@@ -31,6 +33,7 @@ cdef struct Request:
     bint recorded              # mode RECORD
     int64_t event_ms           # NO_TIME when unset
     int64_t hold_ms            # 0 when unset
+    int64_t spread_ms          # of a plan, 0 when unset
     Recipient* recipients      # owned by the Decoder, which reuses it for its next request
     uint32_t recipient_count
 
@@ -39,19 +42,11 @@ cdef struct Unserved:
     bint exclude_opt_outs
 
 cdef struct RawTerms:
-    # How a commit counts, as it arrived.
+    # How a commit counts, and over how long a plan is spread, as it arrived.
     int mode                   # 0 when unset
     Moment event_time
     Moment hold_duration
-
-cdef struct Fault:
-    # The first thing found wrong with a request: which rule breaks, and where.
-    int rule
-    int scope                  # the request itself, its attempt, or one of its recipients
-    int field                  # number inside that scope (in the request: a meaning), 0 when none
-    uint32_t index             # which recipient
-    int64_t value              # what was found, for rules about a size or a number
-    const uint8_t* at          # the malformed field, for rules about the encoding
+    Moment spread_duration
 
 cdef class Decoder:
     # Decodes one request at a time. The request is valid until the next call, and only while the
@@ -67,15 +62,20 @@ cdef class Decoder:
     cdef int check_batch(self, const uint8_t* data, size_t size) except -1
     cdef int commit_batch(self, const uint8_t* data, size_t size) except -1
     cdef int usage(self, const uint8_t* data, size_t size) except -1
+    # A plan is long: it is decoded without the GIL.
+    cdef int plan(self, const uint8_t* data, size_t size) except -1
 
     # The two halves of the above: the wire level alone, and the rules of the fields.
     cdef int parse(self, int kind, const uint8_t* data, size_t size) except -1
     cdef int validate(self, int kind) except -1
 
+    cdef int examine(
+        self, int kind, const uint8_t* data, size_t size, Fault* fault
+    ) noexcept nogil
     cdef int grow_recipients(self) noexcept nogil
     cdef int parse_request(
         self, int kind, const uint8_t* data, const uint8_t* end, Fault* fault
     ) noexcept nogil
-    cdef int parse_recipient_field(self, Slice message, Fault* fault) noexcept nogil
+    cdef int parse_recipient_field(self, int kind, Slice message, Fault* fault) noexcept nogil
     cdef int validate_terms(self, Fault* fault) noexcept nogil
     cdef int validate_request(self, int kind, Fault* fault) noexcept nogil

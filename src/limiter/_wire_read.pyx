@@ -2,10 +2,10 @@
 # cython: cdivision=True
 """From the protobuf bytes of the hot requests to plain C structs.
 
-In: the bytes of a CheckRequest, CommitRequest, CheckBatchRequest, CommitBatchRequest or
-GetUsageRequest. Out: a `Request` whose slices borrow from those bytes. A `Decoder` works in two
-passes: the wire level (what the protobuf library would refuse is refused, what it would skip or
-merge is skipped or merged), then the rules of the fields.
+In: the bytes of a CheckRequest, CommitRequest, CheckBatchRequest, CommitBatchRequest,
+GetUsageRequest or PlanRequest. Out: a `Request` whose slices borrow from those bytes. A `Decoder`
+works in two passes: the wire level (what the protobuf library would refuse is refused, what it
+would skip or merge is skipped or merged), then the rules of the fields.
 
 What always holds: no Python object is made unless a request is refused; nothing is read outside the
 request's bytes; a refusal names the field, the rule and the way out. Inline limits are not looked
@@ -24,10 +24,21 @@ from limiter._types cimport (
     ATOMICITY_ALL_OR_NOTHING, DIMENSION_ADDRESS, DIMENSION_CONTACT, DIMENSION_COUNT, NO_TIME,
     VIEW_FULL,
 )
+from limiter._wire_faults cimport (
+    ATOMICITY, ATTEMPT, ATTEMPT_ACCOUNT, ATTEMPT_CONTACT, ATTEMPT_CONTACT_TIME_ZONE,
+    ATTEMPT_MESSAGE_COUNT, EVENT_TIME, EXCLUDE_DUPLICATES, EXCLUDE_OPT_OUTS, HOLD_DURATION,
+    INLINE_LIMITS, MEANING_COUNT, MODE, RECIPIENTS, RECIPIENT_ADDRESS, RECIPIENT_CONTACT,
+    RECIPIENT_CONTACT_TIME_ZONE, RECIPIENT_REFERENCE, RECIPIENT_REQUEST_ID, REQUEST_ID,
+    RULE_ACCOUNT, RULE_BELONGS_TO_RECIPIENTS, RULE_ENCODING, RULE_ENUM, RULE_HOLD,
+    RULE_INLINE_COUNT, RULE_INSTANT, RULE_MESSAGE_COUNT, RULE_MISSING, RULE_NOT_IN_CHECK,
+    RULE_NOT_RECORDED, RULE_NOT_SERVED, RULE_NO_MEMORY, RULE_RECIPIENT_COUNT, RULE_RECORD_ONLY,
+    RULE_REQUEST_SIZE, RULE_SIZE, RULE_SPREAD, RULE_UTF8, SCOPE_ATTEMPT, SCOPE_RECIPIENT,
+    SCOPE_REQUEST,
+    SPREAD_DURATION, UNKNOWN, VIEW, Fault, refuse,
+)
 from limiter._wire_times cimport duration_ms, instant_ms, parse_moment
 
 from limiter import bounds
-from limiter.errors import InvalidArgument
 
 cdef int64_t REQUEST_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef uint32_t ACCOUNT_BYTES_MAX = bounds.ACCOUNT_BYTES_MAX
@@ -35,28 +46,14 @@ cdef uint32_t LABEL_BYTES_MAX = bounds.LABEL_BYTES_MAX
 cdef uint32_t REQUEST_ID_BYTES_MAX = bounds.REQUEST_ID_BYTES_MAX
 cdef uint32_t REFERENCE_BYTES_MAX = bounds.REFERENCE_BYTES_MAX
 cdef int64_t MESSAGE_COUNT_MAX = bounds.MESSAGE_COUNT_MAX
-cdef uint32_t RECIPIENTS_MAX = bounds.BATCH_RECIPIENTS_MAX
+cdef uint32_t BATCH_RECIPIENTS_MAX = bounds.BATCH_RECIPIENTS_MAX
+cdef uint32_t PLAN_RECIPIENTS_MAX = bounds.PLAN_RECIPIENTS_MAX
 cdef int64_t HOLD_MS_MAX = bounds.HOLD_DURATION_MS_MAX
+cdef int64_t SPREAD_MS_MAX = bounds.RETRY_HORIZON_MS
 cdef int INLINE_LIMITS_MAX = bounds.INLINE_LIMITS_MAX
 
 if INLINE_LIMITS_MAX > INLINE_SLOTS:
     raise AssertionError("a Request has fewer slots than bounds allow inline limits")
-
-cdef enum:
-    # What a field of a request is for. The numbers in the messages differ; the meanings do not.
-    UNKNOWN = 0
-    ATTEMPT = 1
-    INLINE_LIMITS = 2
-    VIEW = 3
-    REQUEST_ID = 4
-    MODE = 5
-    EVENT_TIME = 6
-    HOLD_DURATION = 7
-    RECIPIENTS = 8
-    ATOMICITY = 9
-    EXCLUDE_DUPLICATES = 10
-    EXCLUDE_OPT_OUTS = 11
-    MEANING_COUNT = 12
 
 cdef enum:
     FIELD_COUNT = 9  # field numbers of the request messages, 0 included
@@ -64,46 +61,6 @@ cdef enum:
 cdef enum:
     COMMIT_MODE_DECIDE = 1
     COMMIT_MODE_RECORD = 2
-
-cdef enum:
-    # Field numbers of Attempt; from 2 to 10 they are those of the dimensions, one by one.
-    ATTEMPT_ACCOUNT = 1
-    ATTEMPT_CONTACT = 2
-    ATTEMPT_CATEGORY = 10
-    ATTEMPT_MESSAGE_COUNT = 11
-    ATTEMPT_CONTACT_TIME_ZONE = 12
-
-cdef enum:
-    RECIPIENT_CONTACT = 1
-    RECIPIENT_ADDRESS = 2
-    RECIPIENT_REFERENCE = 3
-    RECIPIENT_CONTACT_TIME_ZONE = 4
-    RECIPIENT_REQUEST_ID = 5
-
-cdef enum:
-    SCOPE_REQUEST = 0
-    SCOPE_ATTEMPT = 1
-    SCOPE_RECIPIENT = 2
-
-cdef enum:
-    RULE_NO_MEMORY = 1
-    RULE_REQUEST_SIZE = 2
-    RULE_ENCODING = 3
-    RULE_UTF8 = 4
-    RULE_MISSING = 5
-    RULE_ACCOUNT = 6
-    RULE_SIZE = 7
-    RULE_MESSAGE_COUNT = 8
-    RULE_ENUM = 9
-    RULE_NOT_SERVED = 10
-    RULE_BELONGS_TO_RECIPIENTS = 11
-    RULE_RECIPIENT_COUNT = 12
-    RULE_INLINE_COUNT = 13
-    RULE_NOT_IN_CHECK = 14
-    RULE_RECORD_ONLY = 15
-    RULE_NOT_RECORDED = 16
-    RULE_INSTANT = 17
-    RULE_HOLD = 18
 
 # By kind: name, and the meaning of each field number.
 _MESSAGES = (
@@ -127,27 +84,8 @@ _MESSAGES = (
         ),
     ),
     ("GetUsageRequest", (UNKNOWN, ATTEMPT)),
+    ("PlanRequest", (UNKNOWN, ATTEMPT, INLINE_LIMITS, RECIPIENTS, SPREAD_DURATION)),
 )
-
-# By scope and field: names.
-_FIELD_NAMES = (
-    (
-        "", "attempt", "inline_limits", "view", "request_id", "mode", "event_time", "hold_duration",
-        "recipients", "atomicity", "exclude_duplicates", "exclude_opt_outs",
-    ),
-    (
-        "", "account", "contact", "address", "channel", "resource", "campaign", "agent", "team",
-        "source", "category", "message_count", "contact_time_zone",
-    ),
-    ("", "contact", "address", "reference", "contact_time_zone", "request_id"),
-)
-
-# By meaning: what else an enum field may hold, in words.
-_ENUM_CHOICES = {
-    VIEW: "VIEW_BASIC (1) or VIEW_FULL (2)",
-    MODE: "COMMIT_MODE_DECIDE (1) or COMMIT_MODE_RECORD (2)",
-    ATOMICITY: "ATOMICITY_PARTIAL (1) or ATOMICITY_ALL_OR_NOTHING (2)",
-}
 
 cdef uint8_t[KIND_COUNT][FIELD_COUNT] MEANINGS
 cdef uint8_t[MEANING_COUNT] WIRE_TYPES
@@ -189,6 +127,10 @@ cdef inline int blame_value(
 
 
 # The wire level.
+
+
+cdef inline uint32_t recipients_max(int kind) noexcept nogil:
+    return PLAN_RECIPIENTS_MAX if kind == KIND_PLAN else BATCH_RECIPIENTS_MAX
 
 
 cdef inline void clear_slice(Slice* value) noexcept nogil:
@@ -247,8 +189,10 @@ cdef int parse_attempt(Slice message, Attempt* attempt, Fault* fault) noexcept n
     return 0
 
 
-cdef int parse_recipient(Slice message, Recipient* recipient, Fault* fault) noexcept nogil:
-    # Reads one encoded Recipient.
+cdef int parse_recipient(
+    Slice message, Recipient* recipient, uint32_t last_field, Fault* fault
+) noexcept nogil:
+    # Reads one encoded Recipient, or one of a plan, which has not all of its fields.
     cdef const uint8_t* at = message.data
     cdef const uint8_t* end = at + message.size
     cdef uint32_t tag = 0
@@ -261,7 +205,7 @@ cdef int parse_recipient(Slice message, Recipient* recipient, Fault* fault) noex
         if at == NULL:
             return blame(fault, RULE_ENCODING, SCOPE_RECIPIENT, 0)
         number = tag >> 3
-        if tag & 7 == WIRE_BYTES and RECIPIENT_CONTACT <= number <= RECIPIENT_REQUEST_ID:
+        if tag & 7 == WIRE_BYTES and RECIPIENT_CONTACT <= number <= last_field:
             at = read_bytes(at, end, &value)
             if at == NULL:
                 return blame(fault, RULE_ENCODING, SCOPE_RECIPIENT, number)
@@ -307,8 +251,11 @@ cdef int validate_account(Slice account, Fault* fault) noexcept nogil:
     return 0
 
 
+cdef inline bint has_recipients(int kind) noexcept nogil:
+    return kind == KIND_CHECK_BATCH or kind == KIND_COMMIT_BATCH or kind == KIND_PLAN
+
+
 cdef int validate_attempt(const Attempt* attempt, int kind, Fault* fault) noexcept nogil:
-    cdef bint is_batch = kind == KIND_CHECK_BATCH or kind == KIND_COMMIT_BATCH
     cdef int i
     if validate_account(attempt.account, fault):
         return -1
@@ -317,7 +264,7 @@ cdef int validate_attempt(const Attempt* attempt, int kind, Fault* fault) noexce
             return blame_value(
                 fault, RULE_SIZE, SCOPE_ATTEMPT, ATTEMPT_CONTACT + i, attempt.fields[i].size
             )
-    if is_batch:
+    if has_recipients(kind):
         for i in range(DIMENSION_CONTACT, DIMENSION_ADDRESS + 1):
             if attempt.fields[i].size:
                 return blame(fault, RULE_BELONGS_TO_RECIPIENTS, SCOPE_ATTEMPT, ATTEMPT_CONTACT + i)
@@ -367,114 +314,6 @@ cdef int validate_unserved(const Unserved* unserved, Fault* fault) noexcept nogi
     return 0
 
 
-# Refusals.
-
-
-cdef str field_path(const Fault* fault):
-    # Where the fault lies, as a path in the request; empty when that is the request as a whole.
-    cdef str name = _FIELD_NAMES[fault.scope][fault.field]
-    if fault.scope == SCOPE_ATTEMPT:
-        return f"attempt.{name}" if name else "attempt"
-    if fault.scope == SCOPE_RECIPIENT:
-        return f"recipients[{fault.index}].{name}" if name else f"recipients[{fault.index}]"
-    return name
-
-
-cdef int64_t size_max_of(const Fault* fault):
-    if fault.scope == SCOPE_REQUEST or (
-        fault.scope == SCOPE_RECIPIENT and fault.field == RECIPIENT_REQUEST_ID
-    ):
-        return REQUEST_ID_BYTES_MAX
-    if fault.scope == SCOPE_RECIPIENT and fault.field == RECIPIENT_REFERENCE:
-        return REFERENCE_BYTES_MAX
-    return LABEL_BYTES_MAX
-
-
-cdef str describe_rule(const Fault* fault):
-    # The broken rule and the way out, in words.
-    if fault.rule == RULE_MISSING:
-        return "is required and empty: set it"
-    if fault.rule == RULE_ACCOUNT:
-        return (
-            f"must be 1 to {ACCOUNT_BYTES_MAX} of the characters A-Z a-z 0-9 . _ ~ @ + -:"
-            " replace or encode the others"
-        )
-    if fault.rule == RULE_SIZE:
-        return (
-            f"is {fault.value} bytes long, at most {size_max_of(fault)} are allowed:"
-            " shorten it or send a digest of it"
-        )
-    if fault.rule == RULE_MESSAGE_COUNT:
-        return (
-            f"is {fault.value}, must be 0 to {MESSAGE_COUNT_MAX} where 0 means 1:"
-            " split a larger send into several attempts"
-        )
-    if fault.rule == RULE_ENUM:
-        return (
-            f"is {fault.value}, which is not a known value:"
-            f" use {_ENUM_CHOICES[fault.field]} or leave it out"
-        )
-    if fault.rule == RULE_NOT_SERVED:
-        return "is not served yet: leave it out"
-    if fault.rule == RULE_BELONGS_TO_RECIPIENTS:
-        return "must be empty in a batch: set it in each of `recipients` instead"
-    if fault.rule == RULE_RECIPIENT_COUNT:
-        return (
-            f"has {fault.value} entries, a batch has 1 to {RECIPIENTS_MAX}:"
-            " name a recipient, or split the batch"
-        )
-    if fault.rule == RULE_INLINE_COUNT:
-        return (
-            f"has {fault.value} entries, at most {INLINE_LIMITS_MAX} are allowed:"
-            " assign a policy for the others"
-        )
-    if fault.rule == RULE_NOT_IN_CHECK:
-        return "is not allowed in a check, which counts nothing: leave it out"
-    if fault.rule == RULE_RECORD_ONLY:
-        return "is only for COMMIT_MODE_RECORD, what is decided counts now: leave it out"
-    if fault.rule == RULE_NOT_RECORDED:
-        return "is not for COMMIT_MODE_RECORD, what has gone out cannot be held: leave it out"
-    if fault.rule == RULE_INSTANT:
-        return "must be a Timestamp from 1970 to 2100: send the instant at which it went out"
-    if fault.rule == RULE_HOLD:
-        return f"must be 1 ms to {HOLD_MS_MAX // 1000} s: hold for less, or confirm in time"
-    raise AssertionError(f"no words for rule {fault.rule}")
-
-
-cdef int refuse(int kind, const Fault* fault, const uint8_t* data) except -1:
-    # Raises what the fault means for the caller. The only path that makes Python objects.
-    cdef str path = field_path(fault)
-    cdef str message = _MESSAGES[kind][0]
-    if fault.rule == RULE_NO_MEMORY:
-        raise MemoryError
-    if fault.rule == RULE_REQUEST_SIZE:
-        raise InvalidArgument(
-            "INVALID_FIELD",
-            f"the {message} is {fault.value} bytes long, at most {REQUEST_BYTES_MAX} are allowed:"
-            " split it",
-        )
-    if fault.rule == RULE_UTF8:
-        raise InvalidArgument.for_field(
-            path,
-            "is not valid UTF-8: encode other bytes, for example as base64",
-            "MALFORMED_REQUEST",
-        )
-    if fault.rule == RULE_ENCODING:
-        where = f" in {path}" if path else ""
-        raise InvalidArgument(
-            "MALFORMED_REQUEST",
-            f"the request is not a well-formed limiter.v1.{message}: the field that starts at byte"
-            f" {fault.at - data}{where} is malformed or cut off; send the message as the generated"
-            " client encodes it",
-        )
-    reason = "INVALID_FIELD"
-    if fault.rule == RULE_NOT_SERVED:
-        reason = "FIELD_NOT_SERVED"
-    elif fault.rule == RULE_MISSING:
-        reason = "MISSING_FIELD"
-    raise InvalidArgument.for_field(path, describe_rule(fault), reason)
-
-
 @cython.final
 cdef class Decoder:
     """Decodes one request at a time into C structs, without a Python face.
@@ -510,21 +349,40 @@ cdef class Decoder:
         self.parse(KIND_GET_USAGE, data, size)
         return self.validate(KIND_GET_USAGE)
 
+    cdef int plan(self, const uint8_t* data, size_t size) except -1:
+        cdef Fault fault
+        memset(&fault, 0, sizeof(Fault))
+        with nogil:
+            self.examine(KIND_PLAN, data, size, &fault)
+        if fault.rule:
+            refuse(_MESSAGES[KIND_PLAN][0], PLAN_RECIPIENTS_MAX, &fault, data)
+        return 0
+
+    cdef int examine(
+        self, int kind, const uint8_t* data, size_t size, Fault* fault
+    ) noexcept nogil:
+        # Reads and validates without a Python object in sight.
+        if <int64_t>size > REQUEST_BYTES_MAX:
+            return blame_value(fault, RULE_REQUEST_SIZE, SCOPE_REQUEST, 0, size)
+        if self.parse_request(kind, data, data + size, fault):
+            return -1
+        return self.validate_request(kind, fault)
+
     cdef int parse(self, int kind, const uint8_t* data, size_t size) except -1:
         cdef Fault fault
         memset(&fault, 0, sizeof(Fault))
         if <int64_t>size > REQUEST_BYTES_MAX:
             blame_value(&fault, RULE_REQUEST_SIZE, SCOPE_REQUEST, 0, size)
-            return refuse(kind, &fault, data)
+            return refuse(_MESSAGES[kind][0], recipients_max(kind), &fault, data)
         if self.parse_request(kind, data, data + size, &fault):
-            return refuse(kind, &fault, data)
+            return refuse(_MESSAGES[kind][0], recipients_max(kind), &fault, data)
         return 0
 
     cdef int validate(self, int kind) except -1:
         cdef Fault fault
         memset(&fault, 0, sizeof(Fault))
         if self.validate_request(kind, &fault):
-            return refuse(kind, &fault, NULL)
+            return refuse(_MESSAGES[kind][0], recipients_max(kind), &fault, NULL)
         return 0
 
     cdef int parse_request(
@@ -544,6 +402,7 @@ cdef class Decoder:
         clear_slice(&request.request_id)
         memset(unserved, 0, sizeof(Unserved))
         terms.mode = terms.event_time.given = terms.hold_duration.given = 0
+        terms.spread_duration.given = 0
         request.inline_count = request.view = request.atomicity = request.exclude_duplicates = 0
         request.recipient_count = 0
         while at < end:
@@ -564,7 +423,7 @@ cdef class Decoder:
             if meaning == ATTEMPT:
                 failed = parse_attempt(value, &request.attempt, fault)
             elif meaning == RECIPIENTS:
-                failed = self.parse_recipient_field(value, fault)
+                failed = self.parse_recipient_field(kind, value, fault)
             elif meaning == REQUEST_ID:
                 request.request_id = value
                 if not is_utf8(value.data, value.size):
@@ -581,6 +440,8 @@ cdef class Decoder:
                 at_fault = parse_moment(value, &terms.event_time)
             elif meaning == HOLD_DURATION:
                 at_fault = parse_moment(value, &terms.hold_duration)
+            elif meaning == SPREAD_DURATION:
+                at_fault = parse_moment(value, &terms.spread_duration)
             elif meaning == ATOMICITY:
                 request.atomicity = <int>bits
             elif meaning == EXCLUDE_DUPLICATES:
@@ -594,18 +455,23 @@ cdef class Decoder:
                 return -1
         return 0
 
-    cdef int parse_recipient_field(self, Slice message, Fault* fault) noexcept nogil:
+    cdef int parse_recipient_field(self, int kind, Slice message, Fault* fault) noexcept nogil:
         # Beyond the bound recipients are read and counted, so that bytes that are malformed as well
         # are called malformed, but not kept.
         cdef Recipient surplus
         cdef Recipient* recipient = &surplus
         fault.index = self.request.recipient_count
-        if self.request.recipient_count < RECIPIENTS_MAX:
+        if self.request.recipient_count < recipients_max(kind):
             if self.request.recipient_count == self.recipient_capacity and self.grow_recipients():
                 return blame(fault, RULE_NO_MEMORY, SCOPE_REQUEST, RECIPIENTS)
             recipient = &self.request.recipients[self.request.recipient_count]
         self.request.recipient_count += 1
-        return parse_recipient(message, recipient, fault)
+        return parse_recipient(
+            message,
+            recipient,
+            RECIPIENT_CONTACT_TIME_ZONE if kind == KIND_PLAN else RECIPIENT_REQUEST_ID,
+            fault,
+        )
 
     cdef int grow_recipients(self) noexcept nogil:
         cdef uint32_t capacity = self.recipient_capacity * 2 if self.recipient_capacity else 64
@@ -622,7 +488,11 @@ cdef class Decoder:
         cdef Request* request = &self.request
         request.recorded = terms.mode == COMMIT_MODE_RECORD
         request.event_ms = NO_TIME
-        request.hold_ms = 0
+        request.hold_ms = request.spread_ms = 0
+        if terms.spread_duration.given:
+            request.spread_ms = duration_ms(&terms.spread_duration, SPREAD_MS_MAX)
+            if request.spread_ms < 0:
+                return blame(fault, RULE_SPREAD, SCOPE_REQUEST, SPREAD_DURATION)
         if terms.mode < 0 or terms.mode > COMMIT_MODE_RECORD:
             return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, MODE, terms.mode)
         if terms.event_time.given:
@@ -658,9 +528,9 @@ cdef class Decoder:
             return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, ATOMICITY, request.atomicity)
         if self.validate_terms(fault) or validate_unserved(&self.unserved, fault):
             return -1
-        if kind != KIND_CHECK_BATCH and kind != KIND_COMMIT_BATCH:
+        if not has_recipients(kind):
             return 0
-        if request.recipient_count == 0 or request.recipient_count > RECIPIENTS_MAX:
+        if request.recipient_count == 0 or request.recipient_count > recipients_max(kind):
             return blame_value(
                 fault, RULE_RECIPIENT_COUNT, SCOPE_REQUEST, RECIPIENTS, request.recipient_count
             )

@@ -19,7 +19,8 @@ from limiter._protobuf cimport (
     bytes_field_size, message_field_size, put_bytes_field, put_head, put_varint_field,
     varint_field_size,
 )
-from limiter._types cimport NO_TIME, VIEW_FULL
+from limiter._types cimport VIEW_FULL
+from limiter._wire_times cimport put_time_field, time_field_size
 
 cdef enum:
     # A buffer starts at the smaller size and falls back to it when it had grown beyond the other.
@@ -34,15 +35,6 @@ cdef enum:
 
 
 # Sizes: of the content of each message, without its own tag and size.
-
-
-cdef inline size_t timestamp_size(int64_t at_ms) noexcept nogil:
-    # Instants are 1970 or later, so nothing is rounded towards an earlier second.
-    return varint_field_size(at_ms // 1000) + varint_field_size(at_ms % 1000 * 1_000_000)
-
-
-cdef inline size_t time_field_size(int64_t at_ms) noexcept nogil:
-    return message_field_size(timestamp_size(at_ms)) if at_ms != NO_TIME else 0
 
 
 cdef size_t status_size(const LimitResult* status) noexcept nogil:
@@ -77,14 +69,6 @@ cdef size_t decision_size(const Decision* decision, int view) noexcept nogil:
 
 
 # Writers: each returns the position behind what it wrote. Room has been made.
-
-
-cdef inline uint8_t* put_time_field(uint8_t* at, uint32_t number, int64_t at_ms) noexcept nogil:
-    if at_ms == NO_TIME:
-        return at
-    at = put_head(at, number, timestamp_size(at_ms))
-    at = put_varint_field(at, 1, at_ms // 1000)
-    return put_varint_field(at, 2, at_ms % 1000 * 1_000_000)
 
 
 cdef uint8_t* put_status_field(

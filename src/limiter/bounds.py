@@ -28,6 +28,15 @@ MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 # Recipients of one CheckBatch or CommitBatch: they are decided at one instant, in one go.
 BATCH_RECIPIENTS_MAX: Final = 10_000
 
+# Recipients of one plan, as far as they fit into one message; and plans that are made at once: each
+# takes some memory, and they share the time that is left beside decisions.
+PLAN_RECIPIENTS_MAX: Final = 100_000
+PLANS_MAX: Final = 4
+
+# Steps that one plan may take, about a tenth of a microsecond each. Many recipients who share a few
+# contacts or addresses would take one for each pair of them.
+PLAN_STEPS_MAX: Final = 100_000_000
+
 # Limits that one request may carry with it.
 INLINE_LIMITS_MAX: Final = 16
 

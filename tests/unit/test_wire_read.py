@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from limiter import _wire_inspect
 from limiter.errors import InvalidArgument
-from limiter.v1 import attempt_pb2, decision_service_pb2, policy_pb2
+from limiter.v1 import attempt_pb2, decision_service_pb2, plan_pb2, policy_pb2
 
 REQUESTS: dict[str, type[Message]] = {
     "CheckRequest": decision_service_pb2.CheckRequest,
@@ -20,6 +20,7 @@ REQUESTS: dict[str, type[Message]] = {
     "CheckBatchRequest": decision_service_pb2.CheckBatchRequest,
     "CommitBatchRequest": decision_service_pb2.CommitBatchRequest,
     "GetUsageRequest": decision_service_pb2.GetUsageRequest,
+    "PlanRequest": plan_pb2.PlanRequest,
 }
 ATTEMPT_LABELS = [
     field.name for field in attempt_pb2.Attempt.DESCRIPTOR.fields if field.name != "message_count"
@@ -58,13 +59,14 @@ def values_of(message: Any) -> dict[str, Any]:
         "mode": message.mode if "mode" in names else 0,
         "event_time": moment_of(message, "event_time"),
         "hold_duration": moment_of(message, "hold_duration"),
+        "spread_duration": moment_of(message, "spread_duration"),
         "recipients": [
-            {name: getattr(recipient, name) for name in RECIPIENT_LABELS}
+            {name: getattr(recipient, name, "") for name in RECIPIENT_LABELS}
             for recipient in (message.recipients if "recipients" in names else ())
         ],
         "atomicity": message.atomicity if "atomicity" in names else 0,
-        "exclude_duplicates": message.exclude_duplicates if "recipients" in names else False,
-        "exclude_opt_outs": message.exclude_opt_outs if "recipients" in names else False,
+        "exclude_duplicates": message.exclude_duplicates if "atomicity" in names else False,
+        "exclude_opt_outs": message.exclude_opt_outs if "atomicity" in names else False,
     }
 
 
@@ -149,11 +151,12 @@ def fill(random: Random, message: Any) -> None:
         elif field.name == "inline_limits":
             message.inline_limits.extend(any_limit(random) for _ in range(random.randrange(4)))
         elif field.name == "recipients":
+            labels = [each.name for each in field.message_type.fields]
             for _ in range(random.randrange(5)):
-                message.recipients.add(**any_labels(random, RECIPIENT_LABELS))
+                message.recipients.add(**any_labels(random, labels))
         elif field.name == "request_id":
             message.request_id = any_label(random)
-        elif field.name in {"event_time", "hold_duration"}:
+        elif field.name in {"event_time", "hold_duration", "spread_duration"}:
             getattr(message, field.name).seconds = any_integer(random, 64)
             getattr(message, field.name).nanos = any_integer(random, 32)
         elif field.name.startswith("exclude_"):

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from limiter import _wire_inspect, bounds
 from limiter.errors import InvalidArgument
-from limiter.v1 import decision_service_pb2
+from limiter.v1 import decision_service_pb2, plan_pb2
 
 KINDS = (
     "CheckRequest",
@@ -17,17 +17,24 @@ KINDS = (
     "CheckBatchRequest",
     "CommitBatchRequest",
     "GetUsageRequest",
+    "PlanRequest",
 )
 BATCHES = ("CheckBatchRequest", "CommitBatchRequest")
+LISTS = (*BATCHES, "PlanRequest")
+RECIPIENTS_MAX = {**dict.fromkeys(BATCHES, 10_000), "PlanRequest": 100_000}
 RECIPIENT_LABELS = ("contact", "address", "contact_time_zone")
 LABELS = ("channel", "resource", "campaign", "agent", "team", "source", "category")
 
 
+def blank(kind: str) -> Any:
+    return getattr(plan_pb2 if kind == "PlanRequest" else decision_service_pb2, kind)()
+
+
 def sound(kind: str) -> Any:
     """A request of the kind that breaks no rule."""
-    request = getattr(decision_service_pb2, kind)()
+    request = blank(kind)
     request.attempt.account = "acme"
-    if kind in BATCHES:
+    if kind in LISTS:
         request.recipients.add(contact="ann")
         request.recipients.add(contact="bob")
     else:
@@ -36,7 +43,11 @@ def sound(kind: str) -> Any:
 
 
 def accept(kind: str, request: Message) -> dict[str, Any]:
-    return _wire_inspect.describe(kind, request.SerializeToString())
+    return accept_bytes(kind, request.SerializeToString())
+
+
+def accept_bytes(kind: str, data: bytes) -> dict[str, Any]:
+    return _wire_inspect.describe(kind, data)
 
 
 def refuse(kind: str, request: Message, field: str, reason: str = "INVALID_FIELD") -> str:
@@ -94,7 +105,7 @@ def test_contact_is_required_but_for_usage() -> None:
     accept("GetUsageRequest", request)
 
 
-@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("kind", LISTS)
 def test_contact_is_required_of_every_recipient(kind: str) -> None:
     request = sound(kind)
     request.recipients.add(address="+49151")
@@ -104,7 +115,7 @@ def test_contact_is_required_of_every_recipient(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "label"),
     [(kind, label) for kind in KINDS for label in LABELS]
-    + [(kind, label) for kind in KINDS if kind not in BATCHES for label in RECIPIENT_LABELS],
+    + [(kind, label) for kind in KINDS if kind not in LISTS for label in RECIPIENT_LABELS],
 )
 def test_labels_have_at_most_256_bytes(kind: str, label: str) -> None:
     request = sound(kind)
@@ -116,7 +127,7 @@ def test_labels_have_at_most_256_bytes(kind: str, label: str) -> None:
     assert "256" in words
 
 
-@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("field", [*RECIPIENT_LABELS, "reference"])
 def test_recipient_fields_have_at_most_256_bytes(kind: str, field: str) -> None:
     request = sound(kind)
@@ -166,7 +177,7 @@ ENUMS = [
     (kind, field, known)
     for kind in KINDS
     for field, known in (("view", 2), ("mode", 2), ("atomicity", 2))
-    if field in getattr(decision_service_pb2, kind).DESCRIPTOR.fields_by_name
+    if field in blank(kind).DESCRIPTOR.fields_by_name
 ]
 
 
@@ -231,7 +242,7 @@ def test_a_malformed_time_is_called_malformed() -> None:
     assert "in event_time" in refusal.value.message
 
 
-@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("field", RECIPIENT_LABELS)
 def test_what_belongs_to_recipients_is_not_shared(kind: str, field: str) -> None:
     request = sound(kind)
@@ -239,15 +250,33 @@ def test_what_belongs_to_recipients_is_not_shared(kind: str, field: str) -> None
     assert "`recipients`" in refuse(kind, request, f"attempt.{field}")
 
 
-@pytest.mark.parametrize("kind", BATCHES)
-def test_a_batch_has_1_to_10_000_recipients(kind: str) -> None:
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_has_so_many_recipients(kind: str) -> None:
     request = sound(kind)
+    most = RECIPIENTS_MAX[kind]
+    one = request.recipients[0]
     del request.recipients[:]
-    assert "has 0 entries" in refuse(kind, request, "recipients")
-    request.recipients.extend([decision_service_pb2.Recipient(contact="c")] * 10_000)
-    assert len(accept(kind, request)["recipients"]) == 10_000
-    request.recipients.add(contact="c")
-    assert "has 10001 entries" in refuse(kind, request, "recipients")
+    assert f"1 to {most}" in refuse(kind, request, "recipients")
+    request.recipients.extend([one] * most)
+    assert len(accept(kind, request)["recipients"]) == most
+    request.recipients.append(one)
+    assert f"has {most + 1} entries" in refuse(kind, request, "recipients")
+
+
+def test_a_plan_is_spread_over_1_ms_to_400_days() -> None:
+    request = sound("PlanRequest")
+    day_s = 86_400
+    for seconds, nanos in ((0, 1_000_000), (400 * day_s, 0)):
+        request.spread_duration.seconds, request.spread_duration.nanos = seconds, nanos
+        assert accept("PlanRequest", request)["spread_duration"] == (seconds, nanos)
+    for seconds, nanos in ((0, 0), (0, 999_999), (-1, 0), (400 * day_s, 1), (2**63 - 1, 0)):
+        request.spread_duration.seconds, request.spread_duration.nanos = seconds, nanos
+        assert "400 days" in refuse("PlanRequest", request, "spread_duration")
+
+
+def test_what_a_planned_recipient_lacks_is_passed_over() -> None:
+    data = sound("PlanRequest").SerializeToString() + b"\x1a\x08\x0a\x01c\x2a\x03\xff\xff\xff"
+    assert accept_bytes("PlanRequest", data)["recipients"][2]["contact"] == "c"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "GetUsageRequest"])
