@@ -42,11 +42,25 @@ import lmdb
 from limiter import bounds, errors
 from limiter.journal import FIRST_SEQUENCE, Seen, SequenceConflict
 
-__all__ = ["DIGEST_KEY_BYTES", "DataFolder", "LmdbJournal"]
+__all__ = [
+    "DIGEST_KEY_BYTES",
+    "KEY_NAME",
+    "DataFolder",
+    "LmdbJournal",
+    "check_mark",
+    "copy_environment",
+    "read_digest_key",
+    "rename_folder",
+    "replace_environment",
+    "write_whole",
+]
 
 _log: Final = logging.getLogger(__name__)
 
 DIGEST_KEY_BYTES: Final = 32
+
+# The digest key's file.
+KEY_NAME: Final = "digest-key"
 
 # Room that a quota keeps for LMDB's own pages beside a group: a path through the tree, free pages.
 _QUOTA_MARGIN_BYTES: Final = 1024 * 1024
@@ -122,7 +136,7 @@ class DataFolder:
             raise self._unusable(error) from error
 
     def _open(self, shard: int, quota_bytes: int) -> tuple[LmdbJournal, bytes]:
-        key = self._read_digest_key()
+        key = read_digest_key(self._key_path)
         journal = LmdbJournal(
             self.journal_path, shard=shard, quota_bytes=quota_bytes, must_exist=key is not None
         )
@@ -143,15 +157,10 @@ class DataFolder:
 
     def _check_mark(self, journal: LmdbJournal, key: bytes) -> None:
         """Ties an empty journal to the key; refuses one that is tied to another."""
-        mark = hashlib.blake2b(key, digest_size=len(_NO_MARK), person=b"limiter journal").digest()
         if journal.mark == _NO_MARK:
-            journal.set_mark(mark)
-        elif journal.mark != mark:
-            raise errors.DataLoss(
-                "DIGEST_KEY_FOREIGN",
-                f"{self._key_path} is not the key that the journal beside it was written with: "
-                "restore the one that belongs to it",
-            )
+            journal.set_mark(_mark_of(key))
+        else:
+            check_mark(journal, key, self._key_path)
 
     def _unusable(self, error: OSError) -> errors.FailedPrecondition:
         return errors.FailedPrecondition(
@@ -160,36 +169,11 @@ class DataFolder:
 
     @property
     def _key_path(self) -> Path:
-        return self.path / "digest-key"
-
-    def _read_digest_key(self) -> bytes | None:
-        path = self._key_path
-        if not path.exists():
-            return None
-        key = path.read_bytes()
-        if len(key) != DIGEST_KEY_BYTES:
-            raise errors.DataLoss(
-                "DIGEST_KEY_DAMAGED",
-                f"{path} has {len(key)} bytes instead of {DIGEST_KEY_BYTES}: restore it from a "
-                "backup, the journal cannot be read without it",
-            )
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            _log.warning("%s can be read by others than its owner: chmod 600 it", path)
-        return key
+        return self.path / KEY_NAME
 
     def _create_digest_key(self) -> bytes:
-        path = self._key_path
         key = secrets.token_bytes(DIGEST_KEY_BYTES)
-        draft = path.with_name("digest-key.new")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, key)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        draft.rename(path)
-        _sync_folder(self.path)
+        write_whole(self._key_path, key)
         return key
 
     def close(self) -> None:
@@ -203,13 +187,44 @@ class DataFolder:
             self._lock = -1
 
 
+def read_digest_key(path: Path) -> bytes | None:
+    """The key in a file, None where there is none. Raises DataLoss for a damaged one."""
+    if not path.exists():
+        return None
+    key = path.read_bytes()
+    if len(key) != DIGEST_KEY_BYTES:
+        raise errors.DataLoss(
+            "DIGEST_KEY_DAMAGED",
+            f"{path} has {len(key)} bytes instead of {DIGEST_KEY_BYTES}: restore it from a "
+            "backup, the journal cannot be read without it",
+        )
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        _log.warning("%s can be read by others than its owner: chmod 600 it", path)
+    return key
+
+
+def _mark_of(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=len(_NO_MARK), person=b"limiter journal").digest()
+
+
+def check_mark(journal: LmdbJournal, key: bytes, key_path: Path) -> None:
+    """Raises DataLoss unless the journal was written with the key, which `key_path` holds."""
+    if journal.mark != _mark_of(key):
+        raise errors.DataLoss(
+            "DIGEST_KEY_FOREIGN",
+            f"{key_path} is not the key that the journal beside it was written with: "
+            "restore the one that belongs to it",
+        )
+
+
 class LmdbJournal:
     """The journal of one shard in an LMDB environment: one put for each group.
 
     Satisfies `limiter.journal.Journal`. One thread appends; any thread may read. `quota_bytes`
     bounds the file: an append that would take it further is refused with Unavailable before
-    anything is written. With `must_exist` none is made. Raises FailedPrecondition when the folder
-    holds something else or a newer format, DataLoss when it is damaged, or missing but must exist.
+    anything is written. With `must_exist` none is made; one that is `read_only` may belong to a
+    server that appends meanwhile. Raises FailedPrecondition when the folder holds something else or
+    a newer format, DataLoss when it is damaged, or missing but must exist.
     """
 
     def __init__(
@@ -219,6 +234,7 @@ class LmdbJournal:
         shard: int = 0,
         quota_bytes: int = bounds.STORE_MAP_BYTES,
         must_exist: bool = False,
+        read_only: bool = False,
     ) -> None:
         self._path = path
         self._shard = shard
@@ -230,12 +246,15 @@ class LmdbJournal:
         try:
             if not path.exists():
                 self._create()
-            self._env = _open_environment(path)
+            self._env = _open_environment(path, read_only=read_only)
         except (OSError, lmdb.Error) as error:
             raise self._fault(error, "cannot be opened") from error
         try:
             self._page_bytes = self._env.stat()["psize"]
-            self._fill_file()
+            if not read_only:
+                self._fill_file()
+            elif _missing_bytes(self._env, path) > 0:
+                raise errors.DataLoss("JOURNAL_CORRUPT", f"the journal {path} was cut off")
             self._head, self._mark = self._read_meta()
         except BaseException:
             self._env.close()
@@ -396,8 +415,7 @@ class LmdbJournal:
         finally:
             environment.close()
         _sync_folder(draft)
-        draft.rename(self._path)
-        _sync_folder(self._path.parent)
+        rename_folder(draft, self._path)
 
     def _fill_file(self) -> None:
         """Makes the file as long as its own record says it is.
@@ -406,9 +424,9 @@ class LmdbJournal:
         with a bus error at the first read beyond its end; this way the hole reads as zeros, which
         the checks of LMDB and of the groups find.
         """
-        path = self._path / "data.mdb"
-        missing_bytes = self.used_bytes - path.stat().st_size
+        missing_bytes = _missing_bytes(self._env, self._path)
         if missing_bytes > 0:
+            path = self._path / "data.mdb"
             _log.error("%s is %d bytes shorter than it says: it was cut off", path, missing_bytes)
             os.truncate(path, self.used_bytes)
 
@@ -474,10 +492,70 @@ class LmdbJournal:
         return errors.DataLoss("JOURNAL_CORRUPT", message)
 
 
-def _open_environment(path: Path) -> lmdb.Environment:
+def copy_environment(source: Path, target: Path) -> None:
+    """Copies an LMDB environment as it stands at one instant, compacted, and syncs the copy. Others
+    may write to it meanwhile. Raises FailedPrecondition where it cannot be read or written,
+    DataLoss where it was cut off."""
+    try:
+        target.mkdir(mode=0o700)
+        environment = _open_environment(source, read_only=True)
+        try:
+            if _missing_bytes(environment, source) > 0:
+                raise errors.DataLoss("JOURNAL_CORRUPT", f"{source / 'data.mdb'} was cut off")
+            environment.copy(str(target), compact=True)
+        finally:
+            environment.close()
+        _sync_file(target / "data.mdb")
+        _sync_folder(target)
+    except (OSError, lmdb.Error) as error:
+        raise errors.FailedPrecondition(
+            "DATA_FOLDER_UNUSABLE", f"{source} cannot be copied to {target}: {error}"
+        ) from error
+
+
+def _missing_bytes(environment: lmdb.Environment, path: Path) -> int:
+    """How much shorter the file in a folder is than it says."""
+    used_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    return used_bytes - (path / "data.mdb").stat().st_size
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Puts a file there that only its owner may read: all of it, synced, or nothing."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    draft.rename(path)
+    _sync_folder(path.parent)
+
+
+def replace_environment(path: Path, draft: Path) -> None:
+    """Puts the file of one environment, which nobody has open, into the place of another one's."""
+    (draft / "data.mdb").rename(path / "data.mdb")
+    _sync_folder(path)
+    shutil.rmtree(draft)
+
+
+def rename_folder(path: Path, target: Path) -> None:
+    """Renames a folder durably."""
+    path.rename(target)
+    _sync_folder(target.parent)
+
+
+def _open_environment(path: Path, *, read_only: bool = False) -> lmdb.Environment:
     """The environment in a folder, made if it holds none."""
     return lmdb.open(
-        str(path), map_size=bounds.STORE_MAP_BYTES, mode=0o600, max_dbs=0, max_spare_txns=2
+        str(path),
+        map_size=bounds.STORE_MAP_BYTES,
+        mode=0o600,
+        max_dbs=0,
+        max_spare_txns=2,
+        readonly=read_only,
+        create=not read_only,
     )
 
 
@@ -503,7 +581,11 @@ def _pack_meta(shard: int, head: int, mark: bytes) -> bytes:
 
 def _sync_folder(path: Path) -> None:
     """Makes the entries of a folder durable: files created or renamed in it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

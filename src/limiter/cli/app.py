@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 import limiter
 from limiter.cli import (
     access,
+    backup,
     bench,
     commitments,
     decisions,
@@ -84,6 +85,10 @@ for _command in (
     commitments.confirm,
     commitments.cancel,
     bench.bench,
+    backup.backup,
+    backup.restore,
+    backup.verify,
+    backup.compact,
     access.audit,
     versions.clone,
     versions.versions,

@@ -1,0 +1,293 @@
+"""Copies of a data folder: made while a server works in it, checked, and put back.
+
+In flow data folders, out flow backups, and the other way round. A backup is a folder as the data
+folder is, each LMDB environment compacted, beside a manifest that says what is in it:
+
+    backup/                  0700
+        manifest.json        written last: a copy without one was cut off
+        journal/             the journal as it stood at one instant
+        restrictions/        the log of restrictions, if there was one, as it stood a moment later
+        digest-key           with the keys only
+
+What always holds: nothing appears under its name before all of it is on disk and every checksum in
+it has been read again. Without its digest key a journal is worth nothing; whoever has both can look
+for people in it. So a backup says whether the key is in it, and is not restored without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from limiter import errors, kinds, recovery
+from limiter._core import Core
+from limiter.history import History
+from limiter.journal import read_groups
+from limiter.keys import KeyStore
+from limiter.policy import PolicyStore
+from limiter.service.revisions import Revisions
+from limiter.store import (
+    KEY_NAME,
+    DataFolder,
+    LmdbJournal,
+    check_mark,
+    copy_environment,
+    read_digest_key,
+    rename_folder,
+    replace_environment,
+    write_whole,
+)
+
+__all__ = ["Manifest", "OnProgress", "Verified", "back_up", "compact", "restore", "verify"]
+
+_FORMAT_VERSION: Final = 1
+_MANIFEST_NAME: Final = "manifest.json"
+_ENVIRONMENTS: Final = ("journal", "restrictions")
+_SHARD: Final = 0
+
+# Told what is being done, how much of it is done, and how much there is of it.
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup holds: `head` and `tail` are the first and the last group of its journal,
+    `byte_count` the size of its files."""
+
+    format_version: int
+    create_time: str
+    includes_keys: bool
+    head: int
+    tail: int
+    tail_checksum: int
+    byte_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a journal turned out to hold; instants are ms since the epoch."""
+
+    head: int
+    tail: int
+    tail_checksum: int
+    event_count: int
+    account_count: int
+    policy_revision: int
+    last_event_ms: int
+
+
+def back_up(
+    data_dir: Path, target: Path, *, include_keys: bool, on_progress: OnProgress
+) -> Manifest:
+    """Copies a data folder, also under a working server, to a folder that is not there yet.
+
+    Raises FailedPrecondition where one of the folders cannot be used, DataLoss where the copy does
+    not hold what was written.
+    """
+    _require_absent(target)
+    key = _required_key(data_dir)
+    with _draft_of(target) as draft:
+        for place, name in enumerate(_present(data_dir)):
+            on_progress(f"copying {name}", place, len(_ENVIRONMENTS))
+            copy_environment(data_dir / name, draft / name)
+        journal = LmdbJournal(draft / "journal", must_exist=True)
+        try:
+            check_mark(journal, key, data_dir / KEY_NAME)
+            head, tail, checksum = _read_all(journal, on_progress)
+        finally:
+            journal.close()
+        if include_keys:
+            write_whole(draft / KEY_NAME, key)
+        manifest = Manifest(
+            _FORMAT_VERSION,
+            dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            include_keys,
+            head,
+            tail,
+            checksum,
+            _byte_count(draft),
+        )
+        write_whole(draft / _MANIFEST_NAME, json.dumps(asdict(manifest), indent=2).encode())
+    return manifest
+
+
+def restore(
+    source: Path, data_dir: Path, *, key_path: Path | None, on_progress: OnProgress
+) -> Manifest:
+    """Makes a data folder of a backup; `key_path` is the digest key of one without keys.
+
+    Raises FailedPrecondition where there is a data folder already, the backup is of a newer format
+    or no key is at hand, and DataLoss where the backup is not what its manifest says.
+    """
+    _require_absent(data_dir)
+    manifest = _read_manifest(source)
+    key = _key_of(source, manifest, key_path)
+    with _draft_of(data_dir) as draft:
+        for place, name in enumerate(_present(source)):
+            on_progress(f"copying {name}", place, len(_ENVIRONMENTS))
+            copy_environment(source / name, draft / name)
+        journal = LmdbJournal(draft / "journal", must_exist=True)
+        try:
+            check_mark(journal, key, key_path or source / KEY_NAME)
+            if _read_all(journal, on_progress) != (
+                manifest.head,
+                manifest.tail,
+                manifest.tail_checksum,
+            ):
+                raise errors.DataLoss(
+                    "BACKUP_DAMAGED", f"the journal in {source} is not the one of its manifest"
+                )
+        finally:
+            journal.close()
+        write_whole(draft / KEY_NAME, key)
+    return manifest
+
+
+def verify(data_dir: Path, on_progress: OnProgress) -> Verified:
+    """Reads and replays the journal of a data folder or a backup with keys, also under a working
+    server. Raises DataLoss at the first thing that is not as it was written."""
+    key = _required_key(data_dir)
+    journal = LmdbJournal(data_dir / "journal", must_exist=True, read_only=True)
+    try:
+        check_mark(journal, key, data_dir / KEY_NAME)
+        policies, key_store = PolicyStore(), KeyStore()
+        core = Core(key, policies.bind, kinds.define_kind)
+        core.recall_from(History(core, journal, _SHARD))
+        revisions = Revisions(core, policies, key_store)
+
+        def report(progress: recovery.Progress) -> None:
+            on_progress("replaying the journal", progress.group_count, progress.group_total)
+
+        recovered = recovery.recover(journal, _SHARD, core, revisions.restore, report)
+        return Verified(
+            journal.head(_SHARD),
+            recovered.tail,
+            recovered.tail_checksum,
+            recovered.event_count,
+            core.account_count,
+            policies.revision,
+            core.last_event_ms,
+        )
+    finally:
+        journal.close()
+
+
+def compact(data_dir: Path, on_progress: OnProgress) -> tuple[int, int]:
+    """Gives back the room that trimmed groups took; returns the bytes before and after. No server
+    may run. Raises FailedPrecondition if one does, DataLoss if the copy is not what was there."""
+    folder = DataFolder(data_dir, "compacting")
+    try:
+        before = _byte_count(data_dir)
+        key = _required_key(data_dir)
+        for name in _present(data_dir):
+            on_progress(f"compacting {name}", 0, 1)
+            _replace(data_dir / name, key, on_progress)
+        return before, _byte_count(data_dir)
+    finally:
+        folder.close()
+
+
+def _replace(path: Path, key: bytes, on_progress: OnProgress) -> None:
+    """Puts a compacted copy in the place of an environment: one of them is there at any time."""
+    draft = path.with_name(f"{path.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    copy_environment(path, draft)
+    if path.name == "journal":
+        journal = LmdbJournal(draft, must_exist=True)
+        try:
+            check_mark(journal, key, path.with_name(KEY_NAME))
+            _read_all(journal, on_progress)
+        finally:
+            journal.close()
+    replace_environment(path, draft)
+
+
+def _read_all(journal: LmdbJournal, on_progress: OnProgress) -> tuple[int, int, int]:
+    """The first and the last group of a journal and the last one's checksum; checks all of them."""
+    head, tail, checksum = journal.head(_SHARD), journal.tail(_SHARD), 0
+    for group in read_groups(journal, _SHARD):
+        checksum = group.checksum
+        on_progress("checking the journal", group.sequence - head + 1, tail - head + 1)
+    return head, tail, checksum
+
+
+@contextlib.contextmanager
+def _draft_of(target: Path) -> Iterator[Path]:
+    """A folder that becomes the target when all is well, and goes away otherwise."""
+    draft = target.with_name(f"{target.name}.partial")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700, parents=True)
+        yield draft
+        rename_folder(draft, target)
+    except OSError as error:
+        raise errors.FailedPrecondition(
+            "DATA_FOLDER_UNUSABLE", f"{target} cannot be written: {error}"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _require_absent(target: Path) -> None:
+    if target.exists():
+        raise errors.FailedPrecondition(
+            "DATA_FOLDER_EXISTS", f"{target} is there already: name a folder that is not"
+        )
+
+
+def _required_key(data_dir: Path) -> bytes:
+    key = read_digest_key(data_dir / KEY_NAME)
+    if key is None:
+        raise errors.FailedPrecondition(
+            "DIGEST_KEY_MISSING",
+            f"{data_dir} has no {KEY_NAME}: it is no data folder, or a backup without keys",
+        )
+    return key
+
+
+def _key_of(source: Path, manifest: Manifest, key_path: Path | None) -> bytes:
+    if key_path is not None:
+        key = read_digest_key(key_path)
+        if key is None:
+            raise errors.FailedPrecondition("DIGEST_KEY_MISSING", f"there is no {key_path}")
+        return key
+    if not manifest.includes_keys:
+        raise errors.FailedPrecondition(
+            "DIGEST_KEY_MISSING",
+            f"{source} was made without keys, and nothing in it can be read without them: name "
+            f"the {KEY_NAME} of the data folder that it was made of",
+        )
+    return _required_key(source)
+
+
+def _read_manifest(source: Path) -> Manifest:
+    path = source / _MANIFEST_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields["format_version"]
+        if version != _FORMAT_VERSION:
+            raise errors.FailedPrecondition(
+                "BACKUP_FORMAT",
+                f"{source} has format version {version}, this version of limiter reads "
+                f"{_FORMAT_VERSION}: use the version that wrote it",
+            )
+        return Manifest(**fields)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.FailedPrecondition(
+            "NO_BACKUP", f"{source} is no backup, or one that was cut off: {error}"
+        ) from error
+
+
+def _present(data_dir: Path) -> list[str]:
+    """The environments that a folder has; the journal is always one."""
+    return [name for name in _ENVIRONMENTS if name == "journal" or (data_dir / name).is_dir()]
+
+
+def _byte_count(data_dir: Path) -> int:
+    return sum((data_dir / name / "data.mdb").stat().st_size for name in _present(data_dir))
