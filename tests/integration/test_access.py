@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from limiter.access import Permission
@@ -234,7 +235,9 @@ async def test_rotation_keeps_the_old_secret_for_its_grace(tmp_path: Path, trans
 
         assert await lets_in(made.secret)
         second = await server.access.RotateApiKey(
-            access_service_pb2.RotateApiKeyRequest(name="apiKeys/sender", grace_seconds=60),
+            access_service_pb2.RotateApiKeyRequest(
+                name="apiKeys/sender", grace_duration=Duration(seconds=60)
+            ),
             metadata=server.metadata,
         )
         assert second.secret != made.secret

@@ -111,16 +111,13 @@ def rotate(
 ) -> None:
     """Give a key a new secret. It is shown now and never again."""
     try:
-        grace_seconds = -(-parse_ms(grace) // 1000) if grace else 0
+        grace_ms = parse_ms(grace) if grace else 0
     except ValueError as error:
         raise CommandError(ExitCode.USAGE, f"--grace: {error}") from error
+    request = access_service_pb2.RotateApiKeyRequest(name=f"apiKeys/{_id(name)}")
+    request.grace_duration.FromMilliseconds(grace_ms)
     with connect(client) as connection:
-        made = connection.access.RotateApiKey(
-            access_service_pb2.RotateApiKeyRequest(
-                name=f"apiKeys/{_id(name)}", grace_seconds=grace_seconds
-            ),
-            timeout=connection.remaining_s(),
-        )
+        made = connection.access.RotateApiKey(request, timeout=connection.remaining_s())
     _show_secret(client, made, "has a new secret")
 
 

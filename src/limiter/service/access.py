@@ -20,7 +20,7 @@ from limiter import access, bounds, drafts, errors, model
 from limiter.audit import AuditLog, Entry, Filter
 from limiter.keys import KeyStore
 from limiter.service import access_messages, authorization
-from limiter.service.conversion import ms_from_timestamp
+from limiter.service.conversion import ms_from_duration, ms_from_timestamp
 from limiter.service.pages import Page
 from limiter.v1 import access_pb2, access_service_pb2
 
@@ -101,15 +101,14 @@ class AccessServicer:
     ) -> access_service_pb2.CreateApiKeyResponse:
         """Gives an API key new secret bytes."""
         access.key_id(request.name, "name")
-        grace_s_max = bounds.ROTATION_GRACE_MS_MAX // 1000
-        if not 0 <= request.grace_seconds <= grace_s_max:
-            raise errors.InvalidArgument.for_field(
-                "grace_seconds", f"0 to {grace_s_max:,}, not {request.grace_seconds:,}"
-            )
+        grace_ms = ms_from_duration(request.grace_duration, "grace_duration")
+        if not 0 <= grace_ms <= bounds.ROTATION_GRACE_MS_MAX:
+            days = bounds.ROTATION_GRACE_MS_MAX // bounds.DAY_MS
+            raise errors.InvalidArgument.for_field("grace_duration", f"must be 0 to {days} days")
         name = self._manageable(request.name)
         secret = self._keys.rotate(
             name,
-            request.grace_seconds * 1000,
+            grace_ms,
             self._now_ms(),
             authorization.caller().author,
         )

@@ -58,7 +58,7 @@ def _duration_from_ms(duration_ms: int) -> Duration:
     return Duration(seconds=seconds, nanos=rest_ms * 1_000_000)
 
 
-def _ms_from_duration(duration: Duration, field: str) -> int:
+def ms_from_duration(duration: Duration, field: str) -> int:
     """Whole milliseconds; refuses what a Duration cannot mean and what is finer."""
     seconds, nanos = duration.seconds, duration.nanos
     if abs(nanos) > 999_999_999 or seconds * nanos < 0:
@@ -78,7 +78,7 @@ def _ms_from_duration(duration: Duration, field: str) -> int:
 def window_from_message(message: policy_pb2.Window, field: str) -> model.Window:
     """The window that a message describes. Raises `InvalidArgument` for one without a span."""
     if message.HasField("rolling"):
-        return model.RollingWindow(_ms_from_duration(message.rolling, f"{field}.rolling"))
+        return model.RollingWindow(ms_from_duration(message.rolling, f"{field}.rolling"))
     if message.HasField("calendar"):
         calendar = message.calendar
         return model.CalendarWindow(
@@ -206,7 +206,7 @@ def pause_from_message(message: policy_pb2.Pause, field: str) -> timing.Pause:
         raise model.missing(f"{field}.duration", "how long is the break?")
     return timing.Pause(
         message.after_count,
-        _ms_from_duration(message.duration, f"{field}.duration"),
+        ms_from_duration(message.duration, f"{field}.duration"),
         _per_from_message(message.per, f"{field}.per"),
     )
 

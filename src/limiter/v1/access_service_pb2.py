@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from limiter.v1 import access_pb2 as limiter_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flimiter/v1/access_service.proto\x12\nlimiter.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/access.proto\"N\n\x13\x43reateApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12#\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x12.limiter.v1.ApiKey\"K\n\x14\x43reateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.limiter.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListApiKeysResponse\x12$\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.limiter.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13RevokeApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x13RotateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"o\n\x12\x43reateGroupRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12 \n\x05group\x18\x03 \x01(\x0b\x32\x11.limiter.v1.Group\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x1f\n\x0fGetGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x11ListGroupsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListGroupsResponse\x12!\n\x06groups\x18\x01 \x03(\x0b\x32\x11.limiter.v1.Group\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"~\n\x12UpdateGroupRequest\x12 \n\x05group\x18\x01 \x01(\x0b\x32\x11.limiter.v1.Group\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"G\n\x12\x44\x65leteGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\xd1\x01\n\x17ListAuditEntriesRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\\\n\x18ListAuditEntriesResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.limiter.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfd\x05\n\rAccessService\x12Q\n\x0c\x43reateApiKey\x12\x1f.limiter.v1.CreateApiKeyRequest\x1a .limiter.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.limiter.v1.ListApiKeysRequest\x1a\x1f.limiter.v1.ListApiKeysResponse\x12\x43\n\x0cRevokeApiKey\x12\x1f.limiter.v1.RevokeApiKeyRequest\x1a\x12.limiter.v1.ApiKey\x12Q\n\x0cRotateApiKey\x12\x1f.limiter.v1.RotateApiKeyRequest\x1a .limiter.v1.CreateApiKeyResponse\x12@\n\x0b\x43reateGroup\x12\x1e.limiter.v1.CreateGroupRequest\x1a\x11.limiter.v1.Group\x12:\n\x08GetGroup\x12\x1b.limiter.v1.GetGroupRequest\x1a\x11.limiter.v1.Group\x12K\n\nListGroups\x12\x1d.limiter.v1.ListGroupsRequest\x1a\x1e.limiter.v1.ListGroupsResponse\x12@\n\x0bUpdateGroup\x12\x1e.limiter.v1.UpdateGroupRequest\x1a\x11.limiter.v1.Group\x12\x45\n\x0b\x44\x65leteGroup\x12\x1e.limiter.v1.DeleteGroupRequest\x1a\x16.google.protobuf.Empty\x12]\n\x10ListAuditEntries\x12#.limiter.v1.ListAuditEntriesRequest\x1a$.limiter.v1.ListAuditEntriesResponseB\x16\x42\x12\x41\x63\x63\x65ssServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flimiter/v1/access_service.proto\x12\nlimiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/access.proto\"N\n\x13\x43reateApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12#\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x12.limiter.v1.ApiKey\"K\n\x14\x43reateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.limiter.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListApiKeysResponse\x12$\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.limiter.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13RevokeApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"k\n\x13RotateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x0egrace_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\rgrace_seconds\"o\n\x12\x43reateGroupRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12 \n\x05group\x18\x03 \x01(\x0b\x32\x11.limiter.v1.Group\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x1f\n\x0fGetGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x11ListGroupsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListGroupsResponse\x12!\n\x06groups\x18\x01 \x03(\x0b\x32\x11.limiter.v1.Group\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"~\n\x12UpdateGroupRequest\x12 \n\x05group\x18\x01 \x01(\x0b\x32\x11.limiter.v1.Group\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"G\n\x12\x44\x65leteGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\xd1\x01\n\x17ListAuditEntriesRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\\\n\x18ListAuditEntriesResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.limiter.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfd\x05\n\rAccessService\x12Q\n\x0c\x43reateApiKey\x12\x1f.limiter.v1.CreateApiKeyRequest\x1a .limiter.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.limiter.v1.ListApiKeysRequest\x1a\x1f.limiter.v1.ListApiKeysResponse\x12\x43\n\x0cRevokeApiKey\x12\x1f.limiter.v1.RevokeApiKeyRequest\x1a\x12.limiter.v1.ApiKey\x12Q\n\x0cRotateApiKey\x12\x1f.limiter.v1.RotateApiKeyRequest\x1a .limiter.v1.CreateApiKeyResponse\x12@\n\x0b\x43reateGroup\x12\x1e.limiter.v1.CreateGroupRequest\x1a\x11.limiter.v1.Group\x12:\n\x08GetGroup\x12\x1b.limiter.v1.GetGroupRequest\x1a\x11.limiter.v1.Group\x12K\n\nListGroups\x12\x1d.limiter.v1.ListGroupsRequest\x1a\x1e.limiter.v1.ListGroupsResponse\x12@\n\x0bUpdateGroup\x12\x1e.limiter.v1.UpdateGroupRequest\x1a\x11.limiter.v1.Group\x12\x45\n\x0b\x44\x65leteGroup\x12\x1e.limiter.v1.DeleteGroupRequest\x1a\x16.google.protobuf.Empty\x12]\n\x10ListAuditEntries\x12#.limiter.v1.ListAuditEntriesRequest\x1a$.limiter.v1.ListAuditEntriesResponseB\x16\x42\x12\x41\x63\x63\x65ssServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,34 +37,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limiter.v1.access_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\022AccessServiceProtoP\001'
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=168
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=246
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=248
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=323
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=325
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=384
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=386
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=470
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=472
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=507
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=509
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=567
-  _globals['_CREATEGROUPREQUEST']._serialized_start=569
-  _globals['_CREATEGROUPREQUEST']._serialized_end=680
-  _globals['_GETGROUPREQUEST']._serialized_start=682
-  _globals['_GETGROUPREQUEST']._serialized_end=713
-  _globals['_LISTGROUPSREQUEST']._serialized_start=715
-  _globals['_LISTGROUPSREQUEST']._serialized_end=789
-  _globals['_LISTGROUPSRESPONSE']._serialized_start=791
-  _globals['_LISTGROUPSRESPONSE']._serialized_end=871
-  _globals['_UPDATEGROUPREQUEST']._serialized_start=873
-  _globals['_UPDATEGROUPREQUEST']._serialized_end=999
-  _globals['_DELETEGROUPREQUEST']._serialized_start=1001
-  _globals['_DELETEGROUPREQUEST']._serialized_end=1072
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=1075
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1284
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1286
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1378
-  _globals['_ACCESSSERVICE']._serialized_start=1381
-  _globals['_ACCESSSERVICE']._serialized_end=2146
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=200
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=278
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=280
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=355
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=357
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=416
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=418
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=502
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=504
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=539
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=541
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=648
+  _globals['_CREATEGROUPREQUEST']._serialized_start=650
+  _globals['_CREATEGROUPREQUEST']._serialized_end=761
+  _globals['_GETGROUPREQUEST']._serialized_start=763
+  _globals['_GETGROUPREQUEST']._serialized_end=794
+  _globals['_LISTGROUPSREQUEST']._serialized_start=796
+  _globals['_LISTGROUPSREQUEST']._serialized_end=870
+  _globals['_LISTGROUPSRESPONSE']._serialized_start=872
+  _globals['_LISTGROUPSRESPONSE']._serialized_end=952
+  _globals['_UPDATEGROUPREQUEST']._serialized_start=954
+  _globals['_UPDATEGROUPREQUEST']._serialized_end=1080
+  _globals['_DELETEGROUPREQUEST']._serialized_start=1082
+  _globals['_DELETEGROUPREQUEST']._serialized_end=1153
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=1156
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1365
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1367
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1459
+  _globals['_ACCESSSERVICE']._serialized_start=1462
+  _globals['_ACCESSSERVICE']._serialized_end=2227
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -164,20 +165,22 @@ class RotateApiKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    GRACE_DURATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. The name of the key."""
-    grace_seconds: _builtins.int
-    """For how many seconds the old secret stays good, at most 7 days."""
+    @_builtins.property
+    def grace_duration(self) -> _duration_pb2.Duration:
+        """For how long the old secret stays good, at most 7 days, in whole milliseconds."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        grace_seconds: _builtins.int = ...,
+        grace_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace_duration", b"grace_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_seconds", b"grace_seconds", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_duration", b"grace_duration", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
