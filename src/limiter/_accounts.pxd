@@ -24,13 +24,20 @@ cdef struct Account:
     int bound_count
     int state_count
     int inline_count           # kinds kept for inline limits, whether the binding has them too
+    int lent_count             # kinds that are only lent
+    int building_count         # kinds of which not everything is counted yet
     HoldRow* holds             # owned; the commits that are held, in the order of their lapses
     uint32_t hold_count
     uint32_t hold_capacity
     DenseIndex contacts
     DenseIndex addresses
 
+cdef class Filler:
+    # Fills the counters of kinds that an account has just begun to keep.
+    cdef int fill(self, Account* account) except -1
+
 cdef class Accounts:
+    cdef Filler filler
     cdef Keys keys
     cdef NameTable names
     cdef Account** by_name     # owned; [name id], NULL where no account has that name
@@ -57,6 +64,11 @@ cdef class Accounts:
         self, Account* account, Kind kind, int64_t now_ms, uint32_t place
     ) except -1
     cdef void drop_inline(self, Account* account, KindState* state) noexcept
+    cdef int lend(self, Account* account, InlineRules rules) except -1
+    cdef int begin_kind(self, Account* account, Kind kind) except -1
+    cdef int fill(self, Account* account) except -1
+    cdef void drop_state(self, Account* account, KindState* state) noexcept
+    cdef void drop_lent(self, Account* account, InlineRules but) noexcept
     cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil
     cdef int count_attempt(

@@ -3,10 +3,15 @@
 
 An account is a plain struct found by its name's id. It is bound to what the policy layer says
 holds for it (a Binding) and bound again at its first touch after a change of policies: counters of
-kinds that stay are carried over, so an edit never loses a count. Which moment that happens at
-makes no difference: between a change and the touch nothing was counted.
+kinds that stay are carried over, so an edit never loses a count, and those of new kinds are filled
+from the account's past (`Filler`). Which moment that happens at makes no difference: between a
+change and the touch nothing was counted.
 
 A Check of an account that does not exist asks the `visitor`, an account that is emptied afterwards.
+
+The kind of an inline limit is kept, in a place that the journal names, from the first commit on
+that it lets go. Before that it is only lent: filled for whoever asks, and forgotten when others
+come. Nobody can tell the two apart by what they count.
 """
 
 cimport cython
@@ -59,7 +64,7 @@ cdef enum:
 cdef void release(KindState* state) noexcept:
     # Frees a counter, and lets an inline limit's kind go.
     state_free(state)
-    if state.inline_place:
+    if state.inline_place or state.lent:
         Py_DECREF(<object>state.kind.kind)
 
 
@@ -75,6 +80,14 @@ cdef void account_free(Account* account) noexcept:
     index_free(&account.addresses)
 
 
+cdef void begin(KindState* state, KindRules* kind, const Account* account) noexcept nogil:
+    # A counter that has counted nothing yet of what the account has sent.
+    memset(state, 0, sizeof(KindState))
+    state.kind = kind
+    state.after_position = account.last_position
+    state.building = account.last_position != 0
+
+
 cdef int take_states(KindState* fresh, Account* account, Binding binding) noexcept:
     # Fills `fresh` with the binding's kinds, then the inline ones that it does not have, moving
     # counters over; returns how many there are.
@@ -82,24 +95,18 @@ cdef int take_states(KindState* fresh, Account* account, Binding binding) noexce
     cdef int j
     cdef int filled = binding.kind_count
     cdef KindState* state
-    cdef Binding old = <Binding>account.binding if account.binding != NULL else None
     for i in range(binding.kind_count):
-        fresh[i].kind = binding.kind_rules[i]
-        fresh[i].since_ms = binding.since_ms[i]
-        fresh[i].after_position = account.last_position
+        begin(&fresh[i], binding.kind_rules[i], account)
         for j in range(account.state_count):
             state = &account.states[j]
-            if state.kind != binding.kind_rules[i]:
-                continue
-            # One that was dropped and taken up again in between starts anew, touched or not.
-            if (
-                j >= account.bound_count
-                or state.inline_place
-                or old.since_ms[j] == binding.since_ms[i]
-            ):
+            if state.kind == binding.kind_rules[i]:
                 fresh[i] = state[0]
                 state.kind = NULL
-            break
+                if fresh[i].lent:
+                    # From now on the binding keeps the kind alive.
+                    fresh[i].lent = False
+                    Py_DECREF(<object>fresh[i].kind.kind)
+                break
     for j in range(account.state_count):
         state = &account.states[j]
         if state.kind == NULL:
@@ -117,9 +124,15 @@ cdef inline bint is_idle(const KindState* state, int64_t now_ms) noexcept:
     return state.inline_place and state.last_used_ms < window_first_ms(state.kind.window, now_ms)
 
 
+cdef class Filler:
+    cdef int fill(self, Account* account) except -1:
+        raise NotImplementedError
+
+
 @cython.final
 cdef class Accounts:
     def __cinit__(self, bind):
+        self.filler = Filler()
         self.bind = bind
         self.epoch = 1
 
@@ -198,11 +211,20 @@ cdef class Accounts:
             free(account.states)
             account.states = fresh
             account.bound_count = binding.kind_count
+            account.lent_count = 0
             Py_INCREF(binding)
             Py_XDECREF(account.binding)
             account.binding = <PyObject*>binding
         account.epoch = self.epoch
-        return 0
+        return self.fill(account)
+
+    cdef int fill(self, Account* account) except -1:
+        # Has the kinds filled that the account keeps and has not counted everything in.
+        cdef int slot
+        account.building_count = 0
+        for slot in range(account.state_count):
+            account.building_count += account.states[slot].building
+        return self.filler.fill(account) if account.building_count else 0
 
     cdef void leave(self) noexcept:
         # Empties the visitor.
@@ -236,12 +258,12 @@ cdef class Accounts:
         # Raises ResourceExhausted unless every kind of the inline limits can be kept.
         cdef int slot
         cdef int inline_room = INLINE_KINDS_MAX - account.inline_count
-        cdef int state_room = KINDS_MAX - account.state_count
+        cdef int state_room = KINDS_MAX - account.state_count + account.lent_count
         fresh = set()
         used = set()
         for rule in rules.counting:
             slot = self.state_of(account, &(<Rule>rule).kind.rules)
-            if slot < 0:
+            if slot < 0 or account.states[slot].lent:
                 fresh.add((<Rule>rule).kind)
             else:
                 used.add(slot)
@@ -263,7 +285,7 @@ cdef class Accounts:
         # Where the next inline kind goes: a free place, or one whose kind is idle.
         cdef int place
         cdef KindState* state
-        cdef bint full = account.state_count >= KINDS_MAX
+        cdef bint full = account.state_count - account.lent_count >= KINDS_MAX
         if account.inline_count < INLINE_KINDS_MAX and not full:
             for place in range(1, INLINE_KINDS_MAX + 1):
                 if self.inline_at(account, place) == NULL:
@@ -282,44 +304,88 @@ cdef class Accounts:
         self, Account* account, Kind kind, int64_t now_ms, uint32_t place
     ) except -1:
         # Keeps an inline limit's kind in a place; what was kept there is dropped.
-        cdef KindState* states
         cdef KindState* state = self.inline_at(account, place)
         cdef int slot
         if state != NULL:
             self.drop_inline(account, state)
         slot = self.state_of(account, &kind.rules)
         if slot < 0:
-            states = <KindState*>realloc(
-                account.states, (account.state_count + 1) * sizeof(KindState)
-            )
-            if states == NULL:
-                raise MemoryError
-            account.states = states
-            slot = account.state_count
-            account.state_count += 1
-            memset(&states[slot], 0, sizeof(KindState))
-            states[slot].kind = &kind.rules
-            states[slot].since_ms = now_ms
-            states[slot].after_position = account.last_position
+            slot = self.begin_kind(account, kind)
+            self.fill(account)
         state = &account.states[slot]
-        Py_INCREF(kind)
+        if state.lent:
+            state.lent = False
+            account.lent_count -= 1
+        else:
+            Py_INCREF(kind)
         state.inline_place = place
         state.last_used_ms = now_ms
         account.inline_count += 1
         return 0
 
+    cdef int begin_kind(self, Account* account, Kind kind) except -1:
+        # Makes room for a kind's counter, which has counted nothing yet; returns its slot.
+        cdef KindState* states = <KindState*>realloc(
+            account.states, (account.state_count + 1) * sizeof(KindState)
+        )
+        if states == NULL:
+            raise MemoryError
+        account.states = states
+        account.state_count += 1
+        begin(&states[account.state_count - 1], &kind.rules, account)
+        return account.state_count - 1
+
     cdef void drop_inline(self, Account* account, KindState* state) noexcept:
         # No longer keeps a kind for inline limits; the binding may have it too.
-        cdef KindState* last = &account.states[account.state_count - 1]
         account.inline_count -= 1
         if state < account.states + account.bound_count:
             state.inline_place = 0
             Py_DECREF(<object>state.kind.kind)
             return
+        self.drop_state(account, state)
+
+    cdef void drop_state(self, Account* account, KindState* state) noexcept:
+        # No longer keeps a kind that the binding does not have.
+        cdef KindState* last = &account.states[account.state_count - 1]
+        account.building_count -= state.building
         release(state)
         account.state_count -= 1
         if state != last:
             state[0] = last[0]
+
+    cdef int lend(self, Account* account, InlineRules rules) except -1:
+        # Has every kind of the inline limits at hand: those that the account does not keep are
+        # filled and lent. What was lent to others goes if there would be too many.
+        cdef Rule rule
+        cdef int slot
+        cdef int fresh_count = 0
+        for rule in rules.counting:
+            fresh_count += self.state_of(account, rule.row.kind) < 0
+        if fresh_count == 0:
+            return 0
+        if account.lent_count + fresh_count > INLINE_KINDS_MAX:
+            self.drop_lent(account, rules)
+        for rule in rules.counting:
+            if self.state_of(account, rule.row.kind) < 0:
+                slot = self.begin_kind(account, rule.kind)
+                Py_INCREF(rule.kind)
+                account.states[slot].lent = True
+                account.lent_count += 1
+        return self.fill(account)
+
+    cdef void drop_lent(self, Account* account, InlineRules but) noexcept:
+        # Forgets what was lent to others than `but`, which may be None.
+        cdef int slot = account.state_count
+        cdef bint wanted
+        while slot > account.bound_count and account.lent_count:
+            slot -= 1
+            wanted = False
+            if but is not None:
+                for rule in but.counting:
+                    wanted = wanted or (<Rule>rule).row.kind == account.states[slot].kind
+            if account.states[slot].lent and not wanted:
+                account.lent_count -= 1
+                self.drop_state(account, &account.states[slot])
 
     cdef void mark_inline_used(
         self, Account* account, uint32_t places, int64_t now_ms

@@ -105,9 +105,5 @@ cdef class Batches:
         int64_t now_ms,
         int64_t from_ms,
     ) except? -2
-    cdef int borrow_inline_kinds(
-        self, Account* account, InlineRules rules, int64_t now_ms
-    ) except -1
-    cdef void return_inline_kinds(self, Account* account, int borrowed) noexcept
     cdef void forget_seen(self) noexcept
     cdef bint is_duplicate(self, const Subject* subject) except -1

@@ -13,13 +13,13 @@ from libc.string cimport memset
 
 from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
-from limiter._accounts cimport Account, Accounts
+from limiter._accounts cimport Account
 from limiter._activity cimport OPERATION_CHECK_BATCH, OPERATION_COMMIT_BATCH, Activity
 from limiter._core cimport Committed, Core, RequestKey
 from limiter._hours cimport ZoneTable
 from limiter._index cimport NO_INDEX, index_append, index_find, index_free
 from limiter._judge cimport ASK_DECISION, Judge
-from limiter._kinds cimport BoundPlan, InlineRules, Rule, RuleRow
+from limiter._kinds cimport BoundPlan, InlineRules, RuleRow
 from limiter._messages cimport NEVER_MS
 from limiter._past cimport Past
 from limiter._request_keys cimport RequestKeys
@@ -292,7 +292,8 @@ cdef class Batches:
         # takes everything back. With `journal`, denials are journalled.
         cdef Subject trial = subject[0]
         cdef Account* account = self.core.accounts.find(&trial)
-        cdef int borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+        if rules is not None:
+            self.core.accounts.lend(account, rules)
         self.forget_seen()
         memset(counts, 0, sizeof(BatchCounts))
         self.core.accounts.undo_size = 0
@@ -302,7 +303,6 @@ cdef class Batches:
             )
         finally:
             self.core.accounts.take_back_all(account)
-            self.return_inline_kinds(account, borrowed)
         return 0
 
     cdef int try_recipients(
@@ -440,16 +440,14 @@ cdef class Batches:
         cdef Core core = self.core
         # An account that does not exist yet is the empty one.
         cdef Account* empty = core.visit(subject)
-        cdef int borrowed = 0
-        self.borrow_inline_kinds(empty, rules, now_ms)
-        if account != empty:
-            borrowed = self.borrow_inline_kinds(account, rules, now_ms)
+        if rules is not None:
+            core.accounts.lend(empty, rules)
+            core.accounts.lend(account, rules)
         core.accounts.undo_size = 0
         try:
             return self.batch_passing_ms(account, empty, subject, rules, batch, now_ms, from_ms)
         finally:
             core.accounts.take_back_all(account)
-            self.return_inline_kinds(account, borrowed)
             core.accounts.leave()
 
     cdef int64_t batch_passing_ms(
@@ -498,28 +496,6 @@ cdef class Batches:
             core.accounts.count_tentatively(empty, &alone, now_ms, now_ms)
             core.accounts.undo_size = undo_size
         return at_ms
-
-    cdef int borrow_inline_kinds(
-        self, Account* account, InlineRules rules, int64_t now_ms
-    ) except -1:
-        # Lets the account keep the inline kinds that it does not have; returns how many those are.
-        cdef int borrowed = 0
-        cdef Rule rule
-        if rules is None:
-            return 0
-        for rule in rules.counting:
-            if self.core.accounts.state_of(account, rule.row.kind) < 0:
-                self.core.accounts.put_inline(
-                    account, rule.kind, now_ms, account.inline_count + 1
-                )
-                borrowed += 1
-        return borrowed
-
-    cdef void return_inline_kinds(self, Account* account, int borrowed) noexcept:
-        cdef Accounts accounts = self.core.accounts
-        while borrowed:
-            accounts.drop_inline(account, accounts.inline_at(account, account.inline_count))
-            borrowed -= 1
 
     cdef void forget_seen(self) noexcept:
         index_free(&self.seen)

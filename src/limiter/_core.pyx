@@ -44,6 +44,7 @@ from limiter._judge cimport Judge
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
 from limiter._names cimport names_find, names_insert
 from limiter._past cimport Past
+from limiter._rebuild cimport Rebuild
 from limiter._recorder cimport Recorder
 from limiter._requests cimport (
     RequestRow,
@@ -101,6 +102,7 @@ cdef class Core:
         self.past = Past(self.accounts)
         self.recorder = Recorder(self.accounts)
         self.past.buffer = &self.recorder.buffer
+        self.accounts.filler = Rebuild(self.past, self.recorder)
         self.judge = Judge()
         self.judge.past = self.past
         self.define_kind = define_kind
@@ -226,6 +228,8 @@ cdef class Core:
         # Judges the attempt; the decision is in self.judge. The visitor stands in for an account
         # that does not exist.
         cdef Account* account = self.accounts.find(subject)
+        if inline_rules is not None:
+            self.accounts.lend(account, inline_rules)
         self.accounts.prefetch_for(account, subject)
         self.accounts.locate(account, subject)
         self.judge.decide(
@@ -320,6 +324,8 @@ cdef class Core:
     ) except -1:
         # How the counters of a template stand; the statuses are in self.judge.
         cdef Account* account = self.accounts.find(subject)
+        if inline_rules is not None:
+            self.accounts.lend(account, inline_rules)
         self.accounts.locate(account, subject)
         self.judge.usage(
             self.accounts,
@@ -368,7 +374,8 @@ cdef class Core:
                 # Before another takes its place.
                 account.states[slot].last_used_ms = now_ms
         for rule in inline_rules.counting:
-            if self.accounts.state_of(account, rule.row.kind) < 0:
+            slot = self.accounts.state_of(account, rule.row.kind)
+            if slot < 0 or account.states[slot].lent:
                 place = self.accounts.place_for_inline(account, now_ms)
                 memset(&event, 0, sizeof(Event))
                 event.type = EVENT_INLINE_KIND

@@ -24,10 +24,13 @@ cdef struct KeyedCounter:
 
 cdef struct KindState:
     KindRules* kind            # borrowed; the account keeps the Kind alive
-    int64_t since_ms           # counting began here
-    uint64_t after_position    # commits up to this position are not counted
+    int64_t since_ms           # everything from here on is counted; 0 = all there ever was
+    uint64_t after_position    # commits up to this position are not counted (yet)
+    bint building              # those inside the window still are to be, from the newest on
+    int64_t edge_ms            # while building: no event up to this instant is of interest
     int64_t last_used_ms       # of an inline kind
     uint32_t inline_place      # which of the account's inline kinds this is, from 1; 0 = none
+    bint lent                  # it is here for an inline limit that has not counted anything yet
     Counter single             # of a kind without dimensions
     KeyedCounter* keyed        # owned; open addressing
     uint32_t keyed_size

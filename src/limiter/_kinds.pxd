@@ -106,9 +106,8 @@ cdef InlineRules compile_limits(object compile_inline, tuple raw)
 cdef BoundPlan bind_plan(Plan plan, Binding binding)
 
 cdef class Binding:
-    cdef readonly tuple kinds  # of (Kind, counted_since_ms)
+    cdef readonly tuple kinds  # of (Kind, since when it is kept)
     cdef KindRules** kind_rules  # owned array of borrowed rules
-    cdef int64_t* since_ms     # owned
     cdef int kind_count
     cdef NameTable resources
     cdef NameTable campaigns

@@ -322,18 +322,15 @@ cdef class Binding:
         self.resolve = resolve
         self.plans = {}
         self.kind_rules = <KindRules**>malloc((len(self.kinds) + 1) * sizeof(KindRules*))
-        self.since_ms = <int64_t*>malloc((len(self.kinds) + 1) * sizeof(int64_t))
-        if self.kind_rules == NULL or self.since_ms == NULL:
+        if self.kind_rules == NULL:
             raise MemoryError
-        for kind, since_ms in self.kinds:
+        for kind, _ in self.kinds:
             self.kind_rules[self.kind_count] = &kind.rules
-            self.since_ms[self.kind_count] = since_ms
             self.kind_count += 1
         self._names = (sorted(set(resources)), sorted(set(campaigns)))
 
     def __dealloc__(self):
         free(self.kind_rules)
-        free(self.since_ms)
         names_free(&self.resources)
         names_free(&self.campaigns)
 

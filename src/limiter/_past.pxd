@@ -6,6 +6,7 @@ from limiter._accounts cimport Account, Accounts
 from limiter._counters cimport Counter, CounterKey, KindState
 from limiter._event cimport Event, EventBuffer
 from limiter._fates cimport FateTable
+from limiter._kinds cimport KindRules
 from limiter._subject cimport Name, Subject
 
 cdef struct Restore:
@@ -15,6 +16,9 @@ cdef struct Restore:
     Counter saved              # of one of messages or runs: as it was; owned
     uint32_t index             # of a distinct counter: this member's ...
     int64_t latest_ms          # ... latest instant, as it was
+
+cdef bint counts_in(const KindRules* kind, const Subject* subject) noexcept
+cdef bint key_in(const KindRules* kind, const Subject* subject, CounterKey* key) noexcept
 
 cdef class Past:
     cdef Accounts accounts
@@ -35,6 +39,7 @@ cdef class Past:
 
     # --- recorded events
     cdef bytes read(self, uint64_t position)
+    cdef bint event_at(self, uint64_t position, Event* event) except -1
     cdef bint commit_at(self, uint64_t position, Event* event) except -1
     cdef bint is_commit(self, uint64_t position, uint32_t account, Event* event) except -1
     cdef int name_of(self, uint32_t id, Name* name) except -1

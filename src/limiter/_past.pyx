@@ -77,7 +77,7 @@ cdef int64_t REACH_MS = bounds.WINDOW_MS_MAX
 cdef uint32_t FORGET_AT_ONCE = 4
 
 
-cdef inline bint counts_in(const KindRules* kind, const Subject* subject) noexcept:
+cdef bint counts_in(const KindRules* kind, const Subject* subject) noexcept:
     # Whether counters of this kind count the message.
     return kind.needs & ~subject.present == 0 and matching(kind.counts, subject) == MATCHES
 
@@ -122,26 +122,31 @@ cdef class Past:
         cdef const uint8_t* data
         cdef uint32_t offset = position & ((1 << OFFSET_BITS) - 1)
         if position >> OFFSET_BITS != self.buffer.group:
-            return self.history.event(position)
+            return None if self.history is None else self.history.event(position)
         data = self.buffer.data
         if self.replayed is not None:
             data = <const uint8_t*>PyBytes_AS_STRING(self.replayed)
         return data[offset : offset + event_size(data + offset)]
 
-    cdef bint commit_at(self, uint64_t position, Event* event) except -1:
-        # The commit at a position that an event has named; False when it is not kept.
+    cdef bint event_at(self, uint64_t position, Event* event) except -1:
+        # The event at a position that an event has named; False when it is not kept.
         cdef bytes packed = self.read(position)
         if packed is None:
             return False
-        if (
-            event_read(
-                <const uint8_t*>PyBytes_AS_STRING(packed),
-                PyBytes_GET_SIZE(packed),
-                position,
-                event,
-            ) == 0
-            or event.type != EVENT_COMMIT
-        ):
+        if event_read(
+            <const uint8_t*>PyBytes_AS_STRING(packed), PyBytes_GET_SIZE(packed), position, event
+        ) == 0:
+            raise DataLoss(
+                "JOURNAL_CORRUPT",
+                f"group {position >> OFFSET_BITS} holds no event where another one says so",
+            )
+        return True
+
+    cdef bint commit_at(self, uint64_t position, Event* event) except -1:
+        # The commit at a position that an event has named; False when it is not kept.
+        if not self.event_at(position, event):
+            return False
+        if event.type != EVENT_COMMIT:
             raise DataLoss(
                 "JOURNAL_CORRUPT",
                 f"group {position >> OFFSET_BITS} holds no commit where an event says so",
@@ -277,6 +282,8 @@ cdef class Past:
             self.unhold(account, position)
         if self.commit_at(position, &event):
             self.uncount(account, &event, position, at_ms)
+        # What is lent is filled anew, so that it holds the same as what a replay fills later.
+        self.accounts.drop_lent(account, None)
         fates_forget(&self.fates, at_ms - REACH_MS, FORGET_AT_ONCE)
         return fates_undo(&self.fates, position, account.name_id, fate, at_ms)
 

@@ -30,6 +30,7 @@ cdef void pause_take_out(
 cdef int64_t pause_first_ms(
     const PauseCounter* counter, const WindowRules* window, int64_t now_ms
 ) noexcept nogil
+cdef int64_t pause_earliest_ms(const PauseCounter* counter) noexcept nogil
 cdef int64_t pause_latest_ms(const PauseCounter* counter) noexcept nogil
 cdef int64_t pause_passing_ms(
     const PauseCounter* counter, const WindowRules* window, int64_t from_ms, int64_t room

@@ -61,6 +61,15 @@ cdef int64_t pause_latest_ms(const PauseCounter* counter) noexcept nogil:
     return entry_at(&counter.newest, counter.newest.size - 1).at_ms
 
 
+cdef int64_t pause_earliest_ms(const PauseCounter* counter) noexcept nogil:
+    # The instant of the oldest message that is kept, NEVER_MS when there is none.
+    if counter.newest.size == 0:
+        return NEVER_MS
+    if counter.older != NULL and counter.older.count:
+        return counter.older.first_ms
+    return entry_at(&counter.newest, 0).at_ms
+
+
 cdef int sum_oldest(PauseCounter* counter, const WindowRules* window) except -1 nogil:
     # Moves the oldest instant to those that are only summed.
     cdef Entry* oldest = entry_at(&counter.newest, 0)
@@ -177,7 +186,9 @@ cdef int pause_put_in(
     cdef uint32_t place
     if counter.older != NULL and counter.older.count and at_ms <= counter.older.latest_ms:
         # What is that old can only make a run longer that is long enough.
-        counter.older.count += count
+        if counter.older.first_ms - at_ms < window.duration_ms:
+            counter.older.count += count
+            counter.older.first_ms = min(counter.older.first_ms, at_ms)
     else:
         ring_push(newest, at_ms, count)
         place = newest.size - 1

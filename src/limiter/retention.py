@@ -7,8 +7,8 @@ goes on counting, until its window has passed; the first revision after that dro
 
 What always holds: everything follows from the revisions and their instants alone. As long as an
 account keeps a kind without a break, by its own assignments or by everybody's, the instant from
-which it has counted there stays the same; a kind that was dropped and comes back starts later than
-before.
+which it is kept there stays the same. What a kind counts does not hang on that instant: a counter
+that is new is filled from the journal.
 
 A change is worked out first (`preview`, which may fail and changes nothing) and made afterwards
 (`install`, which cannot fail).
@@ -35,7 +35,7 @@ class Kept(NamedTuple):
     kind: Kind
     longest_ms: int  # no send stays inside the window for longer
     use_count: int  # assignments of the scope whose policy has a limit of this kind
-    since_ms: int  # counted from this instant on
+    since_ms: int  # kept from this instant on
     idle_ms: int | None  # the instant from which nothing has used it; None while it is used
 
     def expired(self, now_ms: int) -> bool:
@@ -93,7 +93,7 @@ class KeptKinds:
 
     def of_account(self, account: str) -> list[tuple[Kind, int]]:
         """The kinds that the account keeps, its own and everybody's, in the order of their
-        definitions, each with the instant from which it is counted."""
+        definitions, each with the instant from which it is kept."""
         everybody = self._scopes.get(EVERYBODY, {})
         own = self._scopes.get(account, {}) if account else {}
         # Where both keep a kind, the account's own instant is the earlier one.
@@ -162,7 +162,7 @@ class KeptKinds:
 
     def _preview_use(self, preview: Preview, definition: bytes, use: Use, now_ms: int) -> None:
         everybody = self._scopes.get(EVERYBODY, {}).get(definition)
-        # Where everybody keeps the kind already, it has been counted in the account since then.
+        # Where everybody keeps the kind already, it has been kept in the account since then.
         since_ms = now_ms if everybody is None else everybody.since_ms
         fresh = Kept(use.kind, use.longest_ms, 0, since_ms, None)
         expire_ms = now_ms + use.longest_ms

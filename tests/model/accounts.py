@@ -31,14 +31,6 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
-    """Since when an account counts one kind: the first position that counts, and when that was."""
-
-    position: int
-    since_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class Remembered:
     """What a request id stands for once its attempt was allowed."""
 
@@ -49,20 +41,19 @@ class Remembered:
 
 @dataclass(slots=True)
 class Account:
-    """Everything that has happened in one account."""
+    """Everything that has happened in one account. A counter counts all of it, however late its
+    kind came; `kinds` are those that take up room."""
 
-    kinds: dict[Kind, Counting]
+    kinds: set[Kind]
     messages: list[Message] = field(default_factory=list)
     remembered: dict[tuple[str, ...], Remembered] = field(default_factory=dict)
     # The kinds that inline limits have brought, in their places, and when each was used last.
     inline: dict[int, Kind] = field(default_factory=dict)
     inline_used_ms: dict[Kind, int] = field(default_factory=dict)
     # What `entries` has sorted out so far: only to save time.
-    sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
+    sorted_out: dict[Kind, SortedOut] = field(default_factory=dict)
 
-    def keep_inline(
-        self, kinds: Sequence[Kind], assigned: Collection[Kind], position: int, now_ms: int
-    ) -> None:
+    def keep_inline(self, kinds: Sequence[Kind], assigned: Collection[Kind], now_ms: int) -> None:
         """Inline limits are used whose kinds are to be kept from now on, or none of them. There is
         room for so many, and one that was not used for its window makes room for another."""
         fresh = [kind for kind in dict.fromkeys(kinds) if kind not in self.kinds]
@@ -77,9 +68,9 @@ class Account:
         for kind, place in zip(fresh, [*free, *idle], strict=False):
             gone = self.inline.get(place)
             if gone is not None and gone not in assigned:
-                del self.kinds[gone]
+                self.kinds.remove(gone)
             self.inline[place] = kind
-            self.kinds[kind] = Counting(position, now_ms)
+            self.kinds.add(kind)
         for kind in kinds:
             self.inline_used_ms[kind] = now_ms
 
@@ -88,9 +79,7 @@ class Account:
         self.messages[sequence - 1] = message
         self.sorted_out.clear()
 
-    def entries(
-        self, kind: Kind, counting: Counting, fields: Fields, later: Later, now_ms: int
-    ) -> list[Entry]:
+    def entries(self, kind: Kind, fields: Fields, later: Later, now_ms: int) -> list[Entry]:
         """What is left at now_ms in the counter selected by `fields`, oldest first."""
         key = kind.key(fields)
         assert key is not None
@@ -99,8 +88,8 @@ class Account:
         if later.messages:
             pasts.append((later.sorted_out, later.messages))
         for past, messages in pasts:
-            sorted_out = past.setdefault((kind, counting), SortedOut())
-            sorted_out.catch_up(kind, counting, messages)
+            sorted_out = past.setdefault(kind, SortedOut())
+            sorted_out.catch_up(kind, messages)
             counted += sorted_out.by_key.get(key, ())
         counted.sort(key=lambda entry: entry.at_ms)
         if kind.measure == MESSAGES and isinstance(kind.window, Rolling):
@@ -123,9 +112,9 @@ class SortedOut:
     message_count: int = 0
     by_key: dict[tuple[str, ...], list[Entry]] = field(default_factory=dict)
 
-    def catch_up(self, kind: Kind, counting: Counting, messages: Sequence[Message]) -> None:
+    def catch_up(self, kind: Kind, messages: Sequence[Message]) -> None:
         for message in messages[self.message_count :]:
-            key = counts_under(kind, counting, message)
+            key = counts_under(kind, message)
             if key is not None:
                 self.by_key.setdefault(key, []).append(entry_of(kind, message))
         self.message_count = len(messages)
@@ -136,16 +125,16 @@ class Later:
     """Messages that are counted for the sake of argument, after all that really were."""
 
     messages: list[Message] = field(default_factory=list)
-    sorted_out: dict[tuple[Kind, Counting], SortedOut] = field(default_factory=dict)
+    sorted_out: dict[Kind, SortedOut] = field(default_factory=dict)
 
 
 # No such messages. It stays empty.
 NOTHING = Later()
 
 
-def counts_under(kind: Kind, counting: Counting, message: Message) -> tuple[str, ...] | None:
+def counts_under(kind: Kind, message: Message) -> tuple[str, ...] | None:
     """Under which key a message is counted, if it is."""
-    if message.cancelled or message.position < counting.position:
+    if message.cancelled:
         return None
     if message.decided_ms and kind.window.exit_ms(message.at_ms) <= message.decided_ms:
         # It was recorded too late for any window of this kind.

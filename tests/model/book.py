@@ -15,7 +15,6 @@ EVERYWHERE = ""
 class Kept:
     """One kind of counter that is kept for a scope: an account, or every account."""
 
-    since_ms: int
     unused_since_ms: int | None = None  # since when no assignment of the scope uses it
 
 
@@ -28,13 +27,11 @@ class PolicyBook:
     kept: dict[tuple[str, Kind], Kept] = field(default_factory=dict)
 
     def revise(self, now_ms: int) -> None:
-        """Something has changed: kinds that are new start to count here, and those that nobody has
-        used for as long as their window lasts are let go."""
+        """Something has changed: kinds that are new are kept from here on, and those that nobody
+        has used for as long as their window lasts are let go."""
         used = set(self._kinds_in_use())
         for scope, kind in used:
-            everywhere = self.kept.get((EVERYWHERE, kind))
-            since_ms = now_ms if everywhere is None else everywhere.since_ms
-            self.kept.setdefault((scope, kind), Kept(since_ms)).unused_since_ms = None
+            self.kept.setdefault((scope, kind), Kept()).unused_since_ms = None
         for place, kept in self.kept.items():
             if place not in used and kept.unused_since_ms is None:
                 kept.unused_since_ms = now_ms
@@ -59,13 +56,9 @@ class PolicyBook:
                 if kind is not None:
                     yield assignment.scope.account or EVERYWHERE, kind
 
-    def kinds_of(self, account: str) -> dict[Kind, int]:
-        """The kinds kept for an account, its own and those of every account, and since when."""
-        kinds: dict[Kind, int] = {}
-        for (scope, kind), kept in self.kept.items():
-            if scope in (EVERYWHERE, account):
-                kinds[kind] = min(kept.since_ms, kinds.get(kind, kept.since_ms))
-        return kinds
+    def kinds_of(self, account: str) -> set[Kind]:
+        """The kinds kept for an account, its own and those of every account."""
+        return {kind for scope, kind in self.kept if scope in (EVERYWHERE, account)}
 
     def limits(self, account: str, resource: str, campaign: str) -> tuple[bool, list[Limit]]:
         """Whether any assignment matches, and the limits that apply, in the order of the reply. A

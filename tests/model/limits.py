@@ -170,11 +170,9 @@ def limit_of(limit: policy_pb2.Limit, policy: str = "") -> Limit:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One allowed attempt. `position` is its place in the one order of everything that happens; it
-    counts at at_ms, and was decided then unless `decided_ms` says that it was recorded later. One
-    that is held counts until lapse_ms."""
+    """One allowed attempt. It counts at at_ms, and was decided then unless `decided_ms` says that
+    it was recorded later. One that is held counts until lapse_ms."""
 
-    position: int
     at_ms: int
     fields: Fields
     message_count: int
@@ -211,7 +209,6 @@ class Standing:
     member: str | None
     message_count: int
     counted: bool  # whether the counter would count the attempt
-    since_ms: int  # the counter holds what was sent from then on
     contact_zone: str = ""
 
     @property
@@ -373,14 +370,6 @@ class Standing:
         status.used_count = self.used(now_ms, late)
         status.remaining_count = max(0, status.max_count - status.used_count)
         set_time(status.reset_time, self.reset_ms(now_ms, late))
-        # What was sent before a run could have been part of it.
-        end_ms = (
-            min((at_ms for at_ms, _ in self.run(now_ms)), default=now_ms)
-            if (self.kind.measure == RUN)
-            else now_ms
-        )
-        if self.kind.window.first_ms(end_ms) < self.since_ms:
-            set_time(status.counted_since_time, self.since_ms)
         return status
 
 

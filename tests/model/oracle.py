@@ -22,7 +22,7 @@ from limiter.v1 import (
     decision_service_pb2,
     policy_pb2,
 )
-from tests.model.accounts import NOTHING, Account, Counting, Later, Refused, Remembered
+from tests.model.accounts import NOTHING, Account, Later, Refused, Remembered
 from tests.model.book import PolicyBook
 from tests.model.fates import (
     NOW_AND_FOR_GOOD,
@@ -185,7 +185,6 @@ class Oracle:
     def __init__(self) -> None:
         self.book = PolicyBook()
         self.accounts: dict[str, Account] = {}
-        self.position = 0  # of the next thing that happens
 
     # ---- policies
 
@@ -203,16 +202,14 @@ class Oracle:
             assigned = self.book.kinds_of(name)
             for kind in list(account.kinds):
                 if kind not in assigned and kind not in account.inline.values():
-                    del account.kinds[kind]
-            for kind, since_ms in assigned.items():
-                account.kinds.setdefault(kind, Counting(self.position, since_ms))
+                    account.kinds.remove(kind)
+            account.kinds |= assigned
 
     def account(self, name: str) -> Account:
         """An account; one in which nothing has been counted yet is as good as new."""
         if name in self.accounts:
             return self.accounts[name]
-        assigned = self.book.kinds_of(name)
-        return Account({kind: Counting(0, since_ms) for kind, since_ms in assigned.items()})
+        return Account(self.book.kinds_of(name))
 
     # ---- deciding
 
@@ -238,18 +235,13 @@ class Oracle:
             if kind is None:
                 standings.append(clock_standing(limit, attempt, bool(missing), now_ms))
                 continue
-            # A kind that is asked for the first time starts here.
-            counting = account.kinds.get(kind, Counting(self.position, now_ms))
             standings.append(
                 Standing(
                     limit,
-                    None
-                    if missing
-                    else account.entries(kind, counting, attempt.fields, later, now_ms),
+                    None if missing else account.entries(kind, attempt.fields, later, now_ms),
                     kind.member(attempt.fields),
                     attempt.message_count,
                     kind.counts_message(attempt.fields),
-                    counting.since_ms,
                 )
             )
         return standings
@@ -327,10 +319,9 @@ class Oracle:
             if kind is None:
                 standings.append(clock_standing(limit, attempt, False, now_ms))
                 continue
-            counting = account.kinds.get(kind, Counting(self.position, now_ms))
             entries = None
             if kind.key(attempt.fields) is not None:
-                entries = account.entries(kind, counting, attempt.fields, later, now_ms)
+                entries = account.entries(kind, attempt.fields, later, now_ms)
             standings.append(
                 Standing(
                     limit,
@@ -338,7 +329,6 @@ class Oracle:
                     kind.member(attempt.fields),
                     attempt.message_count,
                     False,
-                    counting.since_ms,
                 )
             )
         return standings
@@ -355,10 +345,9 @@ class Oracle:
         found = [limit_of(limit).kind for limit in inline_limits]
         kinds = [kind for kind in found if kind is not None]
         assigned = self.book.kinds_of(attempt.account)
-        account.keep_inline(kinds, assigned, self.position, now_ms)
+        account.keep_inline(kinds, assigned, now_ms)
         account.messages.append(
             Message(
-                self.position,
                 now_ms if terms.event_ms is None else terms.event_ms,
                 attempt.fields,
                 attempt.message_count,
@@ -366,7 +355,6 @@ class Oracle:
                 terms.lapse_ms,
             )
         )
-        self.position += 1
         return len(account.messages)
 
     def count(self, request: decision_service_pb2.CommitRequest, now_ms: int) -> int:
@@ -562,14 +550,11 @@ class Oracle:
             row.standings = verdict.standings
             row.decision = choose(verdict, index)
             if row.allowed:
-                later.messages.append(self._tentative(row.attempt, now_ms, len(later.messages)))
+                later.messages.append(tentative(row.attempt, now_ms))
         whole = request.atomicity == decision_service_pb2.ATOMICITY_ALL_OR_NOTHING
         if whole and any(row.decision is not None and not row.allowed for row in rows):
             self._reject(rows, replays, request.inline_limits, now_ms)
         return rows
-
-    def _tentative(self, attempt: Attempt, now_ms: int, place: int) -> Message:
-        return Message(self.position + place, now_ms, attempt.fields, attempt.message_count)
 
     def _reject(
         self,
@@ -620,7 +605,7 @@ class Oracle:
             standings = self.standings(row.attempt, limits, at_ms, later)
             if not all(s.fits(at_ms, late=False) for s in standings if s.denies_when_full):
                 return False
-            later.messages.append(self._tentative(row.attempt, at_ms, len(later.messages)))
+            later.messages.append(tentative(row.attempt, at_ms))
         return True
 
 
@@ -630,9 +615,11 @@ class Oracle:
 def clock_standing(limit: Limit, attempt: Attempt, missing: bool, now_ms: int) -> Standing:
     """Where a limit stands that reads no counter."""
     entries = None if missing else ()
-    return Standing(
-        limit, entries, "", attempt.message_count, False, now_ms, contact_zone=attempt.zone
-    )
+    return Standing(limit, entries, "", attempt.message_count, False, contact_zone=attempt.zone)
+
+
+def tentative(attempt: Attempt, now_ms: int) -> Message:
+    return Message(now_ms, attempt.fields, attempt.message_count)
 
 
 def require_contacts(attempts: Sequence[Attempt]) -> None:

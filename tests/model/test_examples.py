@@ -110,7 +110,7 @@ def test_a_rejected_batch_may_bring_the_first_names(pair: Pair) -> None:
 
 def inline_cap(number: int, duration_ms: int = HOUR_MS) -> policy_pb2.Limit:
     """One of many inline limits, each of its own kind."""
-    return cap("inline", 5, duration_ms + number)
+    return cap("inline", 50, duration_ms + number)
 
 
 def test_a_commit_refused_for_lack_of_room_leaves_nothing_behind(pair: Pair) -> None:
@@ -136,7 +136,7 @@ def test_an_idle_inline_kind_makes_room_after_a_restart_as_before(pair: Pair) ->
     assert outcome(pair.commit(commit(inline=[inline_cap(16)]))) == ALLOWED
 
 
-def test_a_kind_that_was_dropped_starts_anew_whether_or_not_anybody_looked(pair: Pair) -> None:
+def test_a_kind_that_was_dropped_comes_back_whether_or_not_anybody_looked(pair: Pair) -> None:
     """Dropped and brought back while nothing was sent: a check in between makes no difference."""
     only, open_policy = policy("only", cap("few", 2, HOUR_MS)), policy("open")
     all_policies = [only, open_policy]
@@ -374,3 +374,106 @@ def test_a_window_of_one_millisecond(pair: Pair) -> None:
     assert outcome(pair.commit(commit())) == DENIED
     pair.advance(1)
     assert outcome(pair.commit(commit())) == ALLOWED
+
+
+# --------------------------------------------------------------------------- kinds that are new
+
+
+def since_midnight(limit_id: str, max_count: int, zone: str) -> policy_pb2.Limit:
+    limit = cap(limit_id, max_count)
+    limit.cap.window.CopyFrom(
+        policy_pb2.Window(
+            calendar=policy_pb2.Calendar(unit=policy_pb2.CALENDAR_UNIT_DAY, time_zone=zone, count=1)
+        )
+    )
+    return limit
+
+
+def test_a_day_may_turn_from_rolling_to_since_midnight_and_back_at_every_instant(
+    pair: Pair,
+) -> None:
+    days = [
+        cap("a-day", 6),
+        since_midnight("a-day", 6, "Europe/Berlin"),
+        cap("a-day", 6, measure=CONTACTS),
+        since_midnight("a-day", 6, "America/New_York"),
+    ]
+    found = []
+    for hour in range(60):
+        assign_everywhere(pair, days[hour % 4 if hour > 20 else 0])
+        answer = pair.commit(commit("ana" if hour % 3 else f"c{hour}"))
+        found.append(outcome(answer))
+        pair.advance(HOUR_MS)
+        if hour % 7 == 0:
+            pair.restart()
+    assert {ALLOWED, DENIED} <= set(found[24:])
+
+
+def test_an_inline_limit_counts_what_went_before_it_was_first_given(pair: Pair) -> None:
+    assign_everywhere(pair)
+    for contact in ("ana", "ben", "cleo"):
+        pair.commit(commit(contact, campaign="spring"))
+    limit = cap("campaign-a-day", 4, per=[attempt_pb2.DIMENSION_CAMPAIGN])
+    pair.check(check_of(commit("dora", campaign="spring", inline=[limit])))
+    assert outcome(pair.commit(commit("dora", campaign="spring", inline=[limit]))) == ALLOWED
+    for _ in range(3):
+        assert outcome(pair.commit(commit("eve", campaign="spring", inline=[limit]))) == DENIED
+    other = cap("hour", 2, HOUR_MS)
+    assert outcome(pair.commit(commit("eve", campaign="fall", inline=[other]))) == DENIED
+    pair.restart()
+    assert outcome(pair.commit(commit("eve", campaign="fall", inline=[other]))) == DENIED
+    assert outcome(pair.commit(commit("eve", campaign="fall", inline=[limit]))) == ALLOWED
+
+
+def test_what_is_lent_to_many_inline_limits_in_turn_is_right_each_time(pair: Pair) -> None:
+    """More different ones than are kept at once, none of which ever lets anything go."""
+    assign_everywhere(pair)
+    first = pair.commit(commit("ana"))
+    pair.commit(commit("ben"))
+    assert first is not None
+    for number in range(40):
+        limit = cap("inline", 1, HOUR_MS + number)
+        assert outcome(pair.commit(commit("cleo", inline=[limit]))) == DENIED
+        if number == 20:
+            pair.cancel("acme", commit_id=first.commit_id)
+    pair.restart()
+    assert outcome(pair.commit(commit("cleo", inline=[cap("inline", 2)]))) == ALLOWED
+
+
+def test_a_new_pause_finds_a_run_that_is_longer_than_it_lasts(pair: Pair) -> None:
+    assign_everywhere(pair)
+    for _ in range(30):
+        pair.commit(commit("ana"))
+        pair.advance(10 * MINUTE_MS)
+    pause = policy_pb2.Limit(
+        limit_id="break",
+        pause=policy_pb2.Pause(after_count=25, per=[CONTACT]),
+        enforcement=policy_pb2.ENFORCEMENT_ENFORCED,
+    )
+    pause.pause.duration.FromMilliseconds(11 * MINUTE_MS)
+    assign_everywhere(pair, pause)
+    assert outcome(pair.commit(commit("ana"))) == DENIED
+    assert outcome(pair.commit(commit("ben"))) == ALLOWED
+
+
+def test_a_new_kind_leaves_out_what_was_undone_and_takes_in_what_was_recorded(pair: Pair) -> None:
+    assign_everywhere(pair)
+    answers = [pair.commit(commit(contact)) for contact in ("ana", "ben", "ana", "cleo")]
+    late = commit("dora")
+    late.mode = service_pb2.COMMIT_MODE_RECORD
+    late.event_time.FromMilliseconds(pair.now_ms - 3 * HOUR_MS)
+    pair.commit(late)
+    held = commit("eve")
+    held.hold_duration.FromMilliseconds(MINUTE_MS)
+    pair.commit(held)
+    assert answers[2] is not None
+    pair.cancel("acme", commit_id=answers[2].commit_id)
+    assign_everywhere(pair, cap("people", 5, measure=CONTACTS), cap("all", 5))
+    pair.all_usage()
+    assert answers[0] is not None
+    # Undone after it was counted from the past.
+    pair.cancel("acme", commit_id=answers[0].commit_id)
+    pair.all_usage()
+    pair.advance(MINUTE_MS)
+    pair.restart()
+    pair.all_usage()
