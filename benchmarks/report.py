@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import core, end_to_end, instructions, journal, policy, speed, wire
+from benchmarks import core, end_to_end, instructions, journal, policy, simulation, speed, wire
 from benchmarks.workload import Figure
 
 __all__ = ["main", "measure", "tabulate"]
@@ -30,6 +30,7 @@ SUITES: Final[dict[str, Callable[[float], Iterator[Figure]]]] = {
     "wire": wire.figures,
     "core": core.figures,
     "policy": policy.figures,
+    "simulation": simulation.figures,
     "journal": journal.figures,
     "instructions": instructions.figures,
     "end_to_end": end_to_end.figures,

@@ -369,6 +369,17 @@ def report(tally: Tally, college: PolicyFile, console: Console) -> None:
     )
 
 
+def export(path: Path, count_max: int | None) -> None:
+    """Writes the messages as a trace that `limiter simulate` reads."""
+    messages = load_trace(count_max)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="ascii", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("account", "contact", "time"))
+        rows.writerows((each.sender, each.receiver, each.time_ms // 1000) for each in messages)
+    print(f"{len(messages):,} messages are in {path}.")
+
+
 def run(count_max: int | None, console: Console) -> Tally:
     """The whole show; raises ReplayError, CommandError or grpc.RpcError if something is wrong."""
     messages = load_trace(count_max)
@@ -395,11 +406,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Plays the CollegeMsg trace through a server.")
     parser.add_argument("--messages", type=int, help="only so many messages from the start")
     parser.add_argument("--summary", type=Path, help="a file for the totals, in JSON")
+    parser.add_argument(
+        "--export", type=Path, metavar="CSV", help="only write them, for `limiter simulate`"
+    )
     arguments = parser.parse_args()
     console = terminal.output()
     # So that the server and its folder go when we are told to.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
+        if arguments.export is not None:
+            export(arguments.export, arguments.messages)
+            return 0
         tally = run(arguments.messages, console)
     except CommandError as error:
         print("replay:", *error.lines, sep="\n", file=sys.stderr)

@@ -50,6 +50,7 @@ cdef int counter_copy(
 ) except -1 nogil
 cdef void state_free(KindState* state) noexcept nogil
 cdef void counter_prefetch(const KindState* state) noexcept nogil
+cdef void keyed_prefetch(const KindState* state, const Subject* subject) noexcept nogil
 cdef bint key_of(const KindRules* kind, const Subject* subject, CounterKey* key) noexcept nogil
 cdef Counter* find_by_key(KindState* state, const CounterKey* key) noexcept nogil
 cdef Counter* make_counter(

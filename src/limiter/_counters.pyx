@@ -115,13 +115,17 @@ cdef bint key_of(const KindRules* kind, const Subject* subject, CounterKey* key)
     return True
 
 
-cdef inline uint32_t place_of(const KindState* state, const CounterKey* key) noexcept nogil:
-    # Where the key's counter lies, or the free place where it would. Multiplicative hashing:
-    # the keys are small integers.
+cdef inline uint32_t first_place(const KindState* state, const CounterKey* key) noexcept nogil:
+    # Where a search for the key begins. Multiplicative hashing: the keys are small integers.
     cdef uint64_t mixed = (key.low ^ (key.high * <uint64_t>0xC2B2AE3D27D4EB4F)) * (
         <uint64_t>0x9E3779B97F4A7C15
     )
-    cdef uint32_t place = <uint32_t>(mixed >> 32) & (state.keyed_capacity - 1)
+    return <uint32_t>(mixed >> 32) & (state.keyed_capacity - 1)
+
+
+cdef inline uint32_t place_of(const KindState* state, const CounterKey* key) noexcept nogil:
+    # Where the key's counter lies, or the free place where it would.
+    cdef uint32_t place = first_place(state, key)
     while not is_free(&state.keyed[place]) and not (
         state.keyed[place].key.low == key.low and state.keyed[place].key.high == key.high
     ):
@@ -147,6 +151,13 @@ cdef void counter_prefetch(const KindState* state) noexcept nogil:
         prefetch(state.single.pause.newest.entries)
     else:
         distinct_prefetch(&state.single.distinct)
+
+
+cdef void keyed_prefetch(const KindState* state, const Subject* subject) noexcept nogil:
+    # Has the place loaded where find_counter will look first, in a kind with dimensions.
+    cdef CounterKey key
+    if state.keyed_size and key_of(state.kind, subject, &key):
+        prefetch(&state.keyed[first_place(state, &key)])
 
 
 cdef Counter* find_counter(KindState* state, const Subject* subject) noexcept nogil:

@@ -17,5 +17,6 @@ cdef struct NameTable:
     uint32_t slot_count        # power of two
 
 cdef void names_free(NameTable* table) noexcept nogil
+cdef void names_prefetch(const NameTable* table, uint64_t hash) noexcept nogil
 cdef uint32_t names_find(const NameTable* table, Slice text, uint64_t hash) noexcept nogil
 cdef uint32_t names_insert(NameTable* table, Slice text, uint64_t hash) except 0 nogil

@@ -11,6 +11,7 @@ from libc.string cimport memcmp, memcpy
 
 from limiter import bounds
 from limiter.errors import ResourceExhausted
+from limiter._prefetch cimport prefetch
 from limiter._types cimport Slice
 
 cdef uint32_t NAMES_MAX = bounds.NAMES_MAX
@@ -22,6 +23,12 @@ cdef void names_free(NameTable* table) noexcept nogil:
         free(table.rows[i].text)
     free(table.rows)
     free(table.slots)
+
+
+cdef void names_prefetch(const NameTable* table, uint64_t hash) noexcept nogil:
+    # Has the place loaded where names_find will look first.
+    if table.slot_count:
+        prefetch(&table.slots[<uint32_t>hash & (table.slot_count - 1)])
 
 
 cdef uint32_t names_find(const NameTable* table, Slice text, uint64_t hash) noexcept nogil:

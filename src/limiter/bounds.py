@@ -219,6 +219,18 @@ FATES_MAX: Final = 10_000_000
 # Recorded events that one undo reads to find where a person then stands.
 UNDO_WALK_EVENTS_MAX: Final = 10_000
 
+# --- Simulations ----------------------------------------------------------------------------------
+
+# One row of a trace, and a trace that is not in the order of time, which is sorted in memory.
+TRACE_ROW_BYTES_MAX: Final = 64 * 1024
+TRACE_SORTED_BYTES_MAX: Final = 1024 * 1024 * 1024
+
+# What is read of a trace at once.
+TRACE_BLOCK_BYTES: Final = 1024 * 1024
+
+# What a simulation reports: a limit, an account and a day each.
+SIMULATION_ROWS_MAX: Final = 1_000_000
+
 # --- Connections ----------------------------------------------------------------------------------
 
 # Calls under way at once, streams among them.
@@ -361,6 +373,11 @@ _check(
     BATCH_RECIPIENTS_MAX * 256 <= PENDING_JOURNAL_BYTES_MAX,
     "the events of one full batch of ordinary size can wait as one group",
 )
+_check(
+    TRACE_ROW_BYTES_MAX >= (DIMENSION_COUNT + 4) * 2 * (LABEL_BYTES_MAX + 2),
+    "a row whose values are as long as they may be, and all of quotes, fits",
+)
+_check(SIMULATION_ROWS_MAX < 2**31, "rows of a simulation can be indexed by 32 bits")
 _check(REQUEST_IDS_MAX < 2**32, "a table of request ids can be indexed by 32 bits")
 _check(CONCURRENT_STREAMS_MAX <= CONCURRENT_CALLS_MAX, "streams are calls")
 _check(

@@ -55,8 +55,12 @@ def run(command: str, address: str) -> str:
             if name == "limiter":
                 return CliRunner().invoke(app, arguments).output
             assert name == "python"
+            patch.setattr(sys, "argv", arguments)
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                runpy.run_path(arguments[0], run_name="__main__")
+                try:
+                    runpy.run_path(arguments[0], run_name="__main__")
+                except SystemExit as end:
+                    assert not end.code
             return printed.getvalue()
         finally:
             patch.undo()

@@ -21,6 +21,7 @@ from benchmarks import (
     policy,
     report,
     rivals,
+    simulation,
     speed,
     wire,
     workload,
@@ -28,7 +29,7 @@ from benchmarks import (
 from benchmarks.workload import Engine, Figure, Population
 from limiter.v1 import decision_pb2, decision_service_pb2
 
-MODULES = (wire, core, policy, journal, instructions, end_to_end)
+MODULES = (wire, core, policy, simulation, journal, instructions, end_to_end)
 
 # For each suite: a parameter and the attributes that make it small.
 SMOKE: dict[type, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -38,6 +39,10 @@ SMOKE: dict[type, tuple[tuple[Any, ...], dict[str, Any]]] = {
     core.Limits: ((4,), {"decision_count": 50}),
     core.Batch: ((100,), {"recipient_count": 300}),
     policy.Resolve: ((3,), {"rounds": 2}),
+    simulation.Simulate: (
+        ("tiny",),
+        {"attempt_count": 100, "populations": {"tiny": Population(5, 10)}},
+    ),
     journal.Commit: ((3,), {"events_per_caller": 3}),
     journal.Append: ((5,), {"group_count": 3}),
     instructions.Commit: ((50,), {}),

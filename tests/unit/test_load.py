@@ -16,7 +16,7 @@ from rich.console import Console
 from limiter import errors, load, load_server
 from limiter._load_histogram import Histogram
 from limiter._load_population import Population
-from limiter.cli import bench_report
+from limiter.cli import bench_report, plots
 from limiter.cli.errors import CommandError
 
 
@@ -180,10 +180,10 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_there_is_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench_report.require_matplotlib()
+    plots.require_matplotlib()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(CommandError) as refused:
-        bench_report.require_matplotlib()
+        plots.require_matplotlib()
     assert "limiter[plot]" in refused.value.lines[1]
 
 

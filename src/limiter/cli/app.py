@@ -19,6 +19,7 @@ from limiter.cli import (
     decisions,
     policies,
     serve,
+    simulate,
     terminal,
     versions,
 )
@@ -89,6 +90,7 @@ for _command in (
     backup.restore,
     backup.verify,
     backup.compact,
+    simulate.simulate,
     access.audit,
     versions.clone,
     versions.versions,

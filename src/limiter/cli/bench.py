@@ -18,7 +18,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from limiter import errors
-from limiter.cli import bench_report, terminal
+from limiter.cli import bench_report, plots, terminal
 from limiter.cli.connection import connect
 from limiter.cli.errors import EXIT_CODES, CommandError
 from limiter.cli.exit_codes import ExitCode
@@ -194,7 +194,7 @@ def bench(
     from limiter import load
 
     if plot is not None:
-        bench_report.require_matplotlib()
+        plots.require_matplotlib()
     try:
         plan = load.Plan(**dataclasses.asdict(load_options))
     except errors.InvalidArgument as error:

@@ -7,7 +7,6 @@ there are two, the second column of the table is followed by how they compare.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from limiter.cli.errors import CommandError
-from limiter.cli.exit_codes import ExitCode
+from limiter.cli import plots
 from limiter.load import Measurement, Plan
 
-# Inches and dots an inch of a plot.
-_PLOT_SIZE = (10.0, 4.0)
-_PLOT_DPI = 100
+_PLOT_HEIGHT_INCHES = 4.0
 
 # One call in so many takes longer, and what percent do not.
 _PERCENT_TICKS = {1: "0", 10: "90", 100: "99", 1_000: "99.9", 10_000: "99.99", 100_000: "99.999"}
@@ -128,21 +124,9 @@ def as_json(plan: Plan, measured: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
-def require_matplotlib() -> None:
-    """Raises CommandError, with the way out, where plots cannot be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CommandError(
-            ExitCode.USAGE,
-            "--plot needs matplotlib, which is not installed",
-            "Install it with the extra `plot`: pip install 'limiter[plot]'",
-        )
-
-
 def draw(plan: Plan, measured: Sequence[Measurement], path: Path) -> None:
     """Latencies by percentile on the left, decisions a second over time on the right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_PLOT_SIZE, dpi=_PLOT_DPI, layout="constrained")
+    figure = plots.figure(_PLOT_HEIGHT_INCHES)
     figure.suptitle(in_words(plan), fontsize=8)
     latencies, throughput = figure.subplots(1, 2)
     for each in measured:
@@ -174,7 +158,4 @@ def draw(plan: Plan, measured: Sequence[Measurement], path: Path) -> None:
         axes.grid(alpha=0.3)
         if len(measured) > 1:
             axes.legend(fontsize=8)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise CommandError(ExitCode.USAGE, f"cannot write the plot {path}: {error}") from error
+    plots.save(figure, path)

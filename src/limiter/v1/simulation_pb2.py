@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from limiter.v1 import policy_pb2 as limiter_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blimiter/v1/simulation.proto\x12\nlimiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/policy.proto\"\xaa\x01\n\x15SimulatePolicyRequest\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.limiter.v1.Policy\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\rSimulationRow\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\x1c\n\x14\x64\x65nied_contact_count\x18\x04 \x01(\x03\"\xda\x01\n\x16SimulatePolicyResponse\x12\x15\n\rattempt_count\x18\x01 \x01(\x03\x12\x15\n\rallowed_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\'\n\x04rows\x18\x04 \x03(\x0b\x32\x19.limiter.v1.SimulationRow\x12\x36\n\x12\x63ounted_since_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13not_evaluated_count\x18\x06 \x01(\x03\x42\x13\x42\x0fSimulationProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blimiter/v1/simulation.proto\x12\nlimiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/policy.proto\"\xaa\x01\n\x15SimulatePolicyRequest\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.limiter.v1.Policy\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x01\n\rSimulationRow\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\x1c\n\x14\x64\x65nied_contact_count\x18\x04 \x01(\x03\x12\x15\n\rbinding_count\x18\x05 \x01(\x03\x12,\n\x0b\x65nforcement\x18\x06 \x01(\x0e\x32\x17.limiter.v1.Enforcement\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x08 \x01(\t\"I\n\rSimulationDay\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x15\n\rattempt_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\"\x83\x02\n\x16SimulatePolicyResponse\x12\x15\n\rattempt_count\x18\x01 \x01(\x03\x12\x15\n\rallowed_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\'\n\x04rows\x18\x04 \x03(\x0b\x32\x19.limiter.v1.SimulationRow\x12\x36\n\x12\x63ounted_since_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13not_evaluated_count\x18\x06 \x01(\x03\x12\'\n\x04\x64\x61ys\x18\x07 \x03(\x0b\x32\x19.limiter.v1.SimulationDayB\x13\x42\x0fSimulationProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'B\017SimulationProtoP\001'
   _globals['_SIMULATEPOLICYREQUEST']._serialized_start=102
   _globals['_SIMULATEPOLICYREQUEST']._serialized_end=272
-  _globals['_SIMULATIONROW']._serialized_start=274
-  _globals['_SIMULATIONROW']._serialized_end=372
-  _globals['_SIMULATEPOLICYRESPONSE']._serialized_start=375
-  _globals['_SIMULATEPOLICYRESPONSE']._serialized_end=593
+  _globals['_SIMULATIONROW']._serialized_start=275
+  _globals['_SIMULATIONROW']._serialized_end=475
+  _globals['_SIMULATIONDAY']._serialized_start=477
+  _globals['_SIMULATIONDAY']._serialized_end=550
+  _globals['_SIMULATEPOLICYRESPONSE']._serialized_start=553
+  _globals['_SIMULATEPOLICYRESPONSE']._serialized_end=812
 # @@protoc_insertion_point(module_scope)

@@ -66,7 +66,7 @@ Global___SimulatePolicyRequest: _TypeAlias = SimulatePolicyRequest  # noqa: Y015
 
 @_typing.final
 class SimulationRow(_message.Message):
-    """What one limit of the draft would have done on one day."""
+    """What one limit would have done to one account on one day."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -74,14 +74,30 @@ class SimulationRow(_message.Message):
     DAY_FIELD_NUMBER: _builtins.int
     DENIED_COUNT_FIELD_NUMBER: _builtins.int
     DENIED_CONTACT_COUNT_FIELD_NUMBER: _builtins.int
+    BINDING_COUNT_FIELD_NUMBER: _builtins.int
+    ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     limit_id: _builtins.str
     """The limit."""
     day: _builtins.str
     """The day in UTC, as `YYYY-MM-DD`."""
     denied_count: _builtins.int
-    """How many attempts the limit would have denied."""
+    """How many attempts did not fit the limit. An attempt may not fit several."""
     denied_contact_count: _builtins.int
     """How many different contacts those were to."""
+    binding_count: _builtins.int
+    """For how many of them it was the binding limit: of those that did not fit, the one that passes
+    last. Each denied attempt has one, so these add up.
+    """
+    enforcement: _policy_pb2.Enforcement.ValueType
+    """How the limit is enforced. One under SHADOW denies nothing: its row says what it would have
+    denied. Under GOAL a limit has no rows.
+    """
+    policy: _builtins.str
+    """The policy that the limit belongs to: the draft."""
+    account: _builtins.str
+    """The account."""
     def __init__(
         self,
         *,
@@ -89,14 +105,48 @@ class SimulationRow(_message.Message):
         day: _builtins.str = ...,
         denied_count: _builtins.int = ...,
         denied_contact_count: _builtins.int = ...,
+        binding_count: _builtins.int = ...,
+        enforcement: _policy_pb2.Enforcement.ValueType = ...,
+        policy: _builtins.str = ...,
+        account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "denied_contact_count", b"denied_contact_count", "denied_count", b"denied_count", "limit_id", b"limit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "binding_count", b"binding_count", "day", b"day", "denied_contact_count", b"denied_contact_count", "denied_count", b"denied_count", "enforcement", b"enforcement", "limit_id", b"limit_id", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SimulationRow: _TypeAlias = SimulationRow  # noqa: Y015
+
+@_typing.final
+class SimulationDay(_message.Message):
+    """All that was tried on one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    DENIED_COUNT_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """The day in UTC, as `YYYY-MM-DD`."""
+    attempt_count: _builtins.int
+    """How many attempts were tried."""
+    denied_count: _builtins.int
+    """How many of them would have been denied."""
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        attempt_count: _builtins.int = ...,
+        denied_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "day", b"day", "denied_count", b"denied_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulationDay: _TypeAlias = SimulationDay  # noqa: Y015
 
 @_typing.final
 class SimulatePolicyResponse(_message.Message):
@@ -110,6 +160,7 @@ class SimulatePolicyResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     COUNTED_SINCE_TIME_FIELD_NUMBER: _builtins.int
     NOT_EVALUATED_COUNT_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
     attempt_count: _builtins.int
     """How many attempts were tried."""
     allowed_count: _builtins.int
@@ -120,13 +171,19 @@ class SimulatePolicyResponse(_message.Message):
     """How many attempts lacked a field that a limit of the draft needs; they are tried without it."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulationRow]:
-        """What each limit would have denied, by limit in the draft's order, then by day."""
+        """What each limit would have denied, by limit in the draft's order, then by account and day. What
+        denied nothing has no row.
+        """
 
     @_builtins.property
     def counted_since_time(self) -> _timestamp_pb2.Timestamp:
         """The instant from which history is recorded. Set where a window of the draft reaches back
         further, so that its counts may be too low at first.
         """
+
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulationDay]:
+        """Every day on which something was tried, in order."""
 
     def __init__(
         self,
@@ -137,10 +194,11 @@ class SimulatePolicyResponse(_message.Message):
         rows: _abc.Iterable[Global___SimulationRow] | None = ...,
         counted_since_time: _timestamp_pb2.Timestamp | None = ...,
         not_evaluated_count: _builtins.int = ...,
+        days: _abc.Iterable[Global___SimulationDay] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counted_since_time", b"counted_since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_count", b"allowed_count", "attempt_count", b"attempt_count", "counted_since_time", b"counted_since_time", "denied_count", b"denied_count", "not_evaluated_count", b"not_evaluated_count", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_count", b"allowed_count", "attempt_count", b"attempt_count", "counted_since_time", b"counted_since_time", "days", b"days", "denied_count", b"denied_count", "not_evaluated_count", b"not_evaluated_count", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
