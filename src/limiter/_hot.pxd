@@ -28,7 +28,7 @@ cdef class Decider:
     cdef Batches batches
     cdef object compile_inline
     cdef ZoneTable zones       # that attempts name
-    cdef dict inline_cache     # serialized inline limits -> InlineRules
+    cdef dict inline_cache     # (serialized inline limits, account's zone) -> InlineRules
     cdef bint require_policy
     cdef Activity activity     # what is decided is noted there
 
@@ -42,3 +42,5 @@ cdef class Decider:
     cdef int prepare(self, Subject* subject) except -1
     cdef int64_t begin(self, int64_t now_ms) noexcept
     cdef InlineRules inline_rules(self)
+    cdef InlineRules in_own_zone(self, InlineRules rules, const Subject* subject)
+    cdef InlineRules compiled(self, tuple raw, str account_zone)

@@ -12,7 +12,7 @@ class Decider:
     def __new__(
         cls,
         core: Core,
-        compile_inline: Callable[[bytes], Rule],
+        compile_inline: Callable[[bytes, str], Rule],
         find_zone: Callable[[str, str], Zone],
         require_policy: bool = False,
         activity: Activity | None = None,

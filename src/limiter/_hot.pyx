@@ -15,13 +15,14 @@ from limiter._batch cimport Batches
 from limiter._core cimport Committed, Core, RequestKey, Terms
 from limiter._guard cimport PERMISSION_CHECK, PERMISSION_COMMIT, PERMISSION_USAGE, Guard
 from limiter._hours cimport ZoneTable
-from limiter._kinds cimport InlineRules, compile_limits
+from limiter._kinds cimport Binding, InlineRules, compile_limits
 from limiter._request_keys cimport RequestKeys
 from limiter._subject cimport Subject
 from limiter._types cimport VIEW_FULL, Slice
 from limiter._wire cimport Decoder, OutBuffer, Request
 
 _INLINE_CACHE_MAX = 10_000
+
 
 cdef inline const uint8_t* data_of(bytes request) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(request)
@@ -38,10 +39,10 @@ cdef int permission_of(int method) noexcept:
 
 @cython.final
 cdef class Decider:
-    """Answers the hot calls of one shard. `compile_inline(serialized Limit)` gives a Rule and
-    `find_zone(name, field)` the Zone that a contact lives in, or they raise InvalidArgument; with
-    `require_policy` an attempt that no assignment covers is denied. What is decided is noted in
-    `activity`.
+    """Answers the hot calls of one shard. `compile_inline(serialized Limit, account's zone)` gives
+    a Rule and `find_zone(name, field)` the Zone that a contact lives in, or they raise
+    InvalidArgument; with `require_policy` an attempt that no assignment covers is denied. What is
+    decided is noted in `activity`.
 
     Every method takes the serialized request and the instant of the decision (ms since the epoch),
     and returns the serialized response; the commits also return whether the response must wait
@@ -143,6 +144,7 @@ cdef class Decider:
         cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
         self.prepare(&subject)
+        rules = self.in_own_zone(rules, &subject)
         self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
         self.activity.note(OPERATION_CHECK, self.core.judge, &subject, False)
         self.out.check_response(&self.core.judge.decision, view)
@@ -157,6 +159,7 @@ cdef class Decider:
         rules = self.inline_rules()
         key = self.request_keys.single(&self.decoder.request, rules)
         self.prepare(&subject)
+        rules = self.in_own_zone(rules, &subject)
         terms.recorded = self.decoder.request.recorded
         terms.event_ms = self.decoder.request.event_ms
         terms.hold_ms = self.decoder.request.hold_ms
@@ -187,9 +190,11 @@ cdef class Decider:
         rules = self.inline_rules()
         if method == METHOD_CHECK_BATCH:
             self.prepare(&subject)
+            rules = self.in_own_zone(rules, &subject)
             return self.batches.answer_check(&subject, rules, now_ms)
         key = self.request_keys.batch(&self.decoder.request, rules)
         self.prepare(&subject)
+        rules = self.in_own_zone(rules, &subject)
         return self.batches.answer_commit(&subject, rules, &key, now_ms)
 
     # ------------------------------------------------------------ what is asked
@@ -218,9 +223,21 @@ cdef class Decider:
             request.inline_limits[i].data[: request.inline_limits[i].size]
             for i in range(request.inline_count)
         ])
-        found = self.inline_cache.get(raw)
+        return self.compiled(raw, "")
+
+    cdef InlineRules in_own_zone(self, InlineRules rules, const Subject* subject):
+        # The same limits as they hold for the attempt's account.
+        if rules is None or not rules.follows_account:
+            return rules
+        account = self.core.accounts.find(subject)
+        return self.compiled(rules.raw, (<Binding>account.binding).time_zone)
+
+    cdef InlineRules compiled(self, tuple raw, str account_zone):
+        # Serialized inline limits, compiled for accounts of a zone; without one, as they came.
+        found = self.inline_cache.get((raw, account_zone))
         if found is None:
             if len(self.inline_cache) >= _INLINE_CACHE_MAX:
                 self.inline_cache.clear()
-            found = self.inline_cache[raw] = compile_limits(self.compile_inline, raw)
+            found = compile_limits(self.compile_inline, raw, account_zone)
+            self.inline_cache[raw, account_zone] = found
         return found

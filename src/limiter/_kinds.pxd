@@ -75,6 +75,7 @@ cdef class Rule:
     cdef bytes policy_bytes
     cdef bytes limit_id_bytes
 
+    cdef bint follows_account  # it names a zone that only its account knows
     cdef bytes identity        # of everything that the rule says
     cdef bint by_person(self) noexcept
 
@@ -83,6 +84,8 @@ cdef class InlineRules:
     cdef RuleRow** rows        # owned array of borrowed rows
     cdef int count
     cdef bint by_person        # whether conditions are on the contact or the address
+    cdef bint follows_account  # whether any is to be compiled again for its account
+    cdef tuple raw             # the serialized limits
     cdef tuple rules           # keeps the rows alive
     cdef tuple counting        # those of them that read a counter
     cdef bytes identity
@@ -102,7 +105,7 @@ cdef class BoundPlan:
 
 cdef Slice slice_of(bytes text)
 cdef InlineRules bind_inline(rules)
-cdef InlineRules compile_limits(object compile_inline, tuple raw)
+cdef InlineRules compile_limits(object compile_inline, tuple raw, str account_zone)
 cdef BoundPlan bind_plan(Plan plan, Binding binding)
 
 cdef class Binding:
@@ -111,7 +114,9 @@ cdef class Binding:
     cdef int kind_count
     cdef NameTable resources
     cdef NameTable campaigns
-    cdef object resolve
+    cdef readonly object resolve
+    cdef readonly str time_zone
+    cdef Conditions allowed    # holds for what may be sent to those who have opted out
     cdef dict plans
     cdef BoundPlan default_plan
     cdef tuple _names          # (resources, campaigns), each in the order of its table's ids

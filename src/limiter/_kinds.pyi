@@ -43,6 +43,7 @@ class Rule:
         applies_to: Sequence[Condition],
         ramp: Ramp | None = None,
         hours: Hours | None = None,
+        follows_account: bool = False,
     ) -> Rule: ...
 
 @final
@@ -57,10 +58,16 @@ class Plan:
 class Binding:
     @property
     def kinds(self) -> tuple[tuple[Kind, int], ...]: ...
+    @property
+    def resolve(self) -> Callable[[str | None, str | None], Plan]: ...
+    @property
+    def time_zone(self) -> str: ...
     def __new__(
         cls,
         kinds: Iterable[tuple[Kind, int]],
         resources: Iterable[str],
         campaigns: Iterable[str],
         resolve: Callable[[str | None, str | None], Plan],
+        time_zone: str = "UTC",
+        allowed_categories: Iterable[str] = (),
     ) -> Binding: ...

@@ -20,6 +20,7 @@ from limiter._subject cimport Keys, Subject
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CAMPAIGN,
+    DIMENSION_CATEGORY,
     DIMENSION_CONTACT,
     DIMENSION_COUNT,
     DIMENSION_RESOURCE,
@@ -170,7 +171,8 @@ cdef Kind NO_COUNTER = Kind(b"", MEASURE_NOTHING, (), Window.rolling(1), ())
 cdef class Rule:
     """One limit, compiled: it reads the counter of `kind` and holds it against `max_count`, or
     against what `ramp` says at the instant. One with `hours` reads no counter: its `kind` is None.
-    """
+    One that `follows_account` names a zone which only its account knows: it is there to be compiled
+    again."""
 
     def __cinit__(
         self,
@@ -182,6 +184,7 @@ cdef class Rule:
         applies_to,
         Ramp ramp=None,
         Hours hours=None,
+        bint follows_account=False,
     ):
         if max_count < 0:
             raise ValueError("max_count is negative")
@@ -199,6 +202,7 @@ cdef class Rule:
         self.row.ramp = NULL if ramp is None else &ramp.rules
         self.hours = hours
         self.row.hours = NULL if hours is None else &hours.rules
+        self.follows_account = follows_account
         self.row.enforcement = enforcement
         self.row.applies_to = <void*>self.applies_to
         self.identity = repr(
@@ -227,10 +231,10 @@ cdef class InlineRules:
         free(self.rows)
 
 
-def compile_at(compile_inline, place, limit):
+def compile_at(compile_inline, place, limit, account_zone):
     """The rule of the inline limit at `place`, which an error names."""
     try:
-        return compile_inline(limit)
+        return compile_inline(limit, account_zone)
     except InvalidArgument as error:
         def at_place(text):
             return text.replace("inline_limits[]", f"inline_limits[{place}]")
@@ -255,6 +259,7 @@ cdef InlineRules bind_inline(rules):
         raise MemoryError
     for rule in bound.rules:
         bound.by_person |= rule.by_person()
+        bound.follows_account |= rule.follows_account
         bound.rows[bound.count] = &rule.row
         bound.count += 1
     bound.counting = tuple([rule for rule in bound.rules if (<Rule>rule).kind is not None])
@@ -262,15 +267,24 @@ cdef InlineRules bind_inline(rules):
     return bound
 
 
-cdef InlineRules compile_limits(object compile_inline, tuple raw):
-    # The inline limits of one request, from their bytes.
-    rules = [compile_at(compile_inline, place, limit) for place, limit in enumerate(raw)]
+cdef InlineRules compile_limits(object compile_inline, tuple raw, str account_zone):
+    # The inline limits of one request, from their bytes, for accounts that live in a zone. Without
+    # one, those that name `ACCOUNT` only say so: compile them again, from `raw`, for their account.
+    cdef InlineRules bound
+    rules = [
+        compile_at(compile_inline, place, limit, account_zone) for place, limit in enumerate(raw)
+    ]
     names = [(<Rule>rule).limit_id_bytes for rule in rules]
     if len(set(names)) < len(names):
         raise InvalidArgument.for_field(
             "inline_limits", "two limits have the same limit_id; give each its own"
         )
-    return bind_inline(rules)
+    bound = bind_inline(rules)
+    bound.raw = raw
+    if account_zone:
+        # Whatever the zone, it is asked under the same request_id.
+        bound.identity = compile_limits(compile_inline, raw, "").identity
+    return bound
 
 
 cdef class Plan:
@@ -314,12 +328,17 @@ cdef BoundPlan bind_plan(Plan plan, Binding binding):
 cdef class Binding:
     """What holds for an account: the kinds of counters that it keeps, and which plan is for which
     resource and campaign. `resolve(resource, campaign)` is called once per pair of names that have
-    assignments of their own (`resources`, `campaigns`); all other names count as None."""
+    assignments of their own (`resources`, `campaigns`); all other names count as None. `time_zone`
+    is the account's own, and `allowed_categories` may be sent to those who have opted out."""
 
-    def __cinit__(self, kinds, resources, campaigns, resolve):
+    def __cinit__(
+        self, kinds, resources, campaigns, resolve, str time_zone="UTC", allowed_categories=()
+    ):
         cdef Kind kind
         self.kinds = tuple(kinds)
         self.resolve = resolve
+        self.time_zone = time_zone
+        self.allowed = Conditions(((DIMENSION_CATEGORY + 1, tuple(allowed_categories), False),))
         self.plans = {}
         self.kind_rules = <KindRules**>malloc((len(self.kinds) + 1) * sizeof(KindRules*))
         if self.kind_rules == NULL:

@@ -172,6 +172,13 @@ AUDIT_ENTRIES_MAX: Final = 100_000
 POLICY_VERSIONS_MAX: Final = 100
 POLICY_VERSIONS_BYTES_MAX: Final = 64 * 1024 * 1024
 
+# --- Accounts -------------------------------------------------------------------------------------
+
+# Accounts with a time zone or allowed categories of their own, in the whole service, and the
+# categories of one: every attempt to somebody who has opted out is compared with them.
+CHANGED_ACCOUNTS_MAX: Final = 100_000
+ALLOWED_CATEGORIES_MAX: Final = 64
+
 # --- Counters -------------------------------------------------------------------------------------
 
 # A message counter keeps this many of its newest instants as they are and sums older ones in

@@ -1,4 +1,4 @@
-"""Edits of policies, assignments and groups in the making, and the errors of those that cannot be.
+"""Edits in the making, and the errors of those that cannot be.
 
 In flow what a request puts and deletes; out flows a `Draft` of it, which the policy store checks as
 a whole and carries out.
@@ -6,6 +6,7 @@ a whole and carries out.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -15,14 +16,16 @@ from limiter import errors, model
 __all__ = [
     "Change",
     "Draft",
+    "account_in",
     "already_exists",
     "check_etag",
+    "etag_of",
     "found_in",
     "not_found",
     "policy_assigned",
 ]
 
-_Resource = TypeVar("_Resource", model.Policy, model.Assignment, model.Group)
+_Resource = TypeVar("_Resource", model.Policy, model.Assignment, model.Group, model.Account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,11 @@ class Draft:
         assignments: Mapping[str, model.Assignment],
         base: int,
         groups: Mapping[str, model.Group],
+        accounts: Mapping[str, model.Account],
     ) -> None:
         self.base = base
+        self.accounts: dict[str, model.Account] = {}
+        self._current_accounts = accounts
         self.groups: dict[str, model.Group | None] = {}
         self._current_groups = groups
         self.policies: dict[str, model.Policy | None] = {}
@@ -110,6 +116,13 @@ class Draft:
         check_etag(found_in(self._current_groups, name), name, etag)
         self.groups[name] = None
 
+    def put_account(self, account: model.Account) -> None:
+        """Changes an account; if it has an etag, that version. It changes in a revision of its
+        own."""
+        current = account_in(self._current_accounts, account.name)
+        check_etag(current, account.name, account.etag)
+        self.accounts[account.name] = account
+
     def prune(self, scopes: Callable[[model.Scope], bool] = lambda _scope: True) -> None:
         """Deletes every policy, assignment and group that the draft does not put, of what belongs
         to one of the `scopes`."""
@@ -134,6 +147,18 @@ def found_in(resources: Mapping[str, _Resource], name: str) -> _Resource:
     if found is None:
         raise not_found(name)
     return found
+
+
+def account_in(accounts: Mapping[str, model.Account], name: str) -> model.Account:
+    """The account called `name`: every one exists, with the defaults if it was never changed."""
+    return accounts.get(name) or model.Account(name, etag=etag_of(name, 0, 0))
+
+
+def etag_of(name: str, number: int, now_ms: int) -> str:
+    """What identifies this version: the revision that made it, and when, lest it be taken for one
+    of an earlier life of the data folder."""
+    version = f"{number} {now_ms} {name}"
+    return hashlib.blake2b(version.encode(), digest_size=12).hexdigest()
 
 
 def not_found(name: str, field: str = "") -> errors.NotFound:
@@ -165,7 +190,9 @@ def already_exists(name: str) -> errors.AlreadyExists:
 
 
 def check_etag(
-    current: model.Policy | model.Assignment | model.Group | None, name: str, etag: str
+    current: model.Policy | model.Assignment | model.Group | model.Account | None,
+    name: str,
+    etag: str,
 ) -> None:
     """Raises `Aborted` if an etag is given and is not that of the current version."""
     if not etag:

@@ -9,13 +9,14 @@ same object, so the core may compare kinds by identity.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
 from limiter import errors, model, timing, zones
-from limiter._calendar import Window
+from limiter._calendar import Window, Zone
 from limiter._hours import Hours
 from limiter._kinds import Kind, Rule
 from limiter._ramp import Ramp
@@ -72,11 +73,14 @@ def compile_rule(policy: str, limit: model.Limit) -> Rule:
         _compile_match(model.canonical_match(limit.applies_to)),
         ramp,
         hours,
+        limit.follows_account,
     )
 
 
-def compile_inline(limit_bytes: bytes) -> Rule:
-    """The rule of one serialized `limiter.v1.Limit` that came with a request.
+def compile_inline(limit_bytes: bytes, account_zone: str = "") -> Rule:
+    """The rule of one serialized `limiter.v1.Limit` that came with a request, for an account that
+    lives in `account_zone`. Without that, one that names the zone `ACCOUNT` only says so: it must
+    be compiled again for its account.
 
     Raises `InvalidArgument` about `inline_limits[]` and the field in it that breaks a rule.
     """
@@ -88,7 +92,7 @@ def compile_inline(limit_bytes: bytes) -> Rule:
         ) from None
     limit = conversion.limit_from_message(message, _INLINE_FIELD)
     limit.check(_INLINE_FIELD)
-    return compile_rule("", limit)
+    return compile_rule("", limit.in_zone(account_zone) if account_zone else limit)
 
 
 # The measure of a pause's counter, which is none of the API's.
@@ -108,11 +112,11 @@ def _make_kind(definition: bytes, described: model.CounterKind | model.RunKind) 
 def _compile_window(window: model.Window) -> Window:
     if isinstance(window, model.RollingWindow):
         return Window.rolling(window.duration_ms)
-    return Window.calendar(window.unit, zones.zone(window.time_zone), window.count)
+    return Window.calendar(window.unit, _zone(window.time_zone), window.count)
 
 
 def _compile_ramp(ramp: timing.Ramp, max_count: int) -> Ramp:
-    zone = zones.zone(ramp.time_zone)
+    zone = _zone(ramp.time_zone)
     schedule = ramp.schedule
     if isinstance(schedule, timing.Tiers):
         tiers = [(tier.start_day, tier.max_count) for tier in schedule.tiers]
@@ -123,7 +127,18 @@ def _compile_ramp(ramp: timing.Ramp, max_count: int) -> Ramp:
 
 
 def _compile_hours(hours: timing.Hours) -> Hours:
-    return Hours(hours.minutes(), zones.zone(hours.own_zone), hours.by_recipient)
+    return Hours(hours.minutes(), _zone(hours.own_zone), hours.by_recipient)
+
+
+def _zone(name: str) -> Zone:
+    return _some_accounts_zone() if name == zones.ACCOUNT else zones.zone(name)
+
+
+@cache
+def _some_accounts_zone() -> Zone:
+    """Stands where the account is not known yet. Nothing is ever decided by it."""
+    table = zones.zone_table(zones.UTC)
+    return Zone(zones.ACCOUNT, table.transition_ms, table.offset_ms)
 
 
 def _compile_match(match: model.Match) -> tuple[Condition, ...]:

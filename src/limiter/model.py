@@ -12,12 +12,12 @@ fails raises `InvalidArgument` about the full path of the field, with the rule a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, TypeAlias
 
 from limiter import bounds, errors, zones
-from limiter.timing import Hours, Pause, Ramp, check_per, check_zone
+from limiter.timing import Hours, Pause, Ramp, check_per, check_zone, zone_in
 
 # "Not yet": the time of a resource that no revision has stored.
 UNSTORED_MS: Final = -1
@@ -221,6 +221,14 @@ class Cap:
         if self.ramp is not None:
             self.ramp.check(f"{field}.ramp")
 
+    def in_zone(self, account_zone: str) -> Cap:
+        """The cap for an account that lives there."""
+        window = self.window
+        if isinstance(window, CalendarWindow):
+            window = replace(window, time_zone=zone_in(account_zone, window.time_zone))
+        ramp = None if self.ramp is None else self.ramp.in_zone(account_zone)
+        return replace(self, window=window, ramp=ramp)
+
 
 @dataclass(frozen=True, slots=True)
 class CounterKind:
@@ -265,6 +273,18 @@ class Limit:
     applies_to: Match = ()
     counts: Match | None = None
     enforcement: Enforcement = Enforcement.ENFORCED
+
+    def in_zone(self, account_zone: str) -> Limit:
+        """The limit for an account that lives there: the same one if it does not name `ACCOUNT`."""
+        rule = self.rule
+        if not isinstance(rule, Pause):
+            rule = rule.in_zone(account_zone)
+        return self if rule == self.rule else replace(self, rule=rule)
+
+    @property
+    def follows_account(self) -> bool:
+        """Whether it names the zone `ACCOUNT`."""
+        return self.in_zone(zones.UTC) is not self
 
     def check(self, field: str) -> None:
         """Raises `InvalidArgument` unless the limit is sound."""
@@ -462,9 +482,43 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What holds for one account beside its policies; what is empty is as it is for an account that
+    was never changed. `etag` and the time are the store's; empty and unstored before."""
+
+    name: str
+    time_zone: str = ""
+    allowed_categories: tuple[str, ...] = ()
+    etag: str = ""
+    update_ms: int = UNSTORED_MS
+
+    def check(self, field: str) -> None:
+        """Raises `InvalidArgument` unless name, zone and categories are sound."""
+        named_account(self.name, f"{field}.name")
+        check_bytes(self.etag, f"{field}.etag", bounds.ETAG_BYTES_MAX)
+        if self.time_zone:
+            zones.zone_table(self.time_zone, f"{field}.time_zone")
+        categories_field = f"{field}.allowed_categories"
+        check_labels(self.allowed_categories, categories_field, bounds.ALLOWED_CATEGORIES_MAX)
+
+    @property
+    def zone(self) -> str:
+        """The zone that limits mean by `ACCOUNT`."""
+        return self.time_zone or zones.UTC
+
+    def same_content(self, other: Account) -> bool:
+        """Whether a client would see no difference but in etag and time."""
+        return (self.name, self.time_zone, self.allowed_categories) == (
+            other.name,
+            other.time_zone,
+            other.allowed_categories,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Revision:
-    """One change of policies, assignments and groups as a whole, as the journal keeps it: what was
-    put is complete, with etag and times. `author` is who made it, as the audit has it."""
+    """One change of policies, assignments, groups and accounts as a whole, as the journal keeps it:
+    what was put is complete, with etag and times. `author` is who made it, as the audit has it."""
 
     number: int
     time_ms: int
@@ -475,6 +529,7 @@ class Revision:
     author: str = ""
     put_groups: tuple[Group, ...] = ()
     deleted_groups: tuple[str, ...] = ()
+    put_accounts: tuple[Account, ...] = ()
 
 
 def check_count(count: int, count_max: int, field: str) -> None:
@@ -535,6 +590,18 @@ def check_account(text: str, field: str) -> None:
         )
 
 
+def named_account(name: str, field: str) -> str:
+    """The id of the account called `name`. Raises `InvalidArgument` about `field` unless the name
+    is `accounts/{account}`."""
+    if not name:
+        raise missing(field, "name accounts/{account}")
+    prefix, _, account = name.partition("/")
+    if prefix != "accounts":
+        raise _invalid(field, f"{_shown(name)} is no account; it is accounts/{{account}}")
+    check_account(account, field)
+    return account
+
+
 def policy_account(name: str, field: str) -> str:
     """The account of the policy called `name`, empty if every account may use it.
 
@@ -586,6 +653,11 @@ def resource_account(name: str, field: str, collection: str, singular: str) -> s
 def account_of(name: str) -> str:
     """The account of a resource name that has been checked; empty if it has none."""
     return name.split("/", 2)[1] if name.startswith("accounts/") else ""
+
+
+def account_name(account: str) -> str:
+    """The resource name of the account with this id."""
+    return f"accounts/{account}"
 
 
 def parent_account(parent: str, field: str) -> str:

@@ -15,20 +15,29 @@ revisions alone, so that restoring them gives the same state.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, TypeVar
 
-from limiter import bounds, errors, groups, model, resolution
-from limiter._kinds import Binding, Kind
-from limiter.drafts import Change, Draft, found_in, not_found, policy_assigned
-from limiter.resolution import AccountView, CompiledPolicy, Place, Placed
-from limiter.retention import EVERYBODY, KeptKinds, Preview, Use, UseChanges
+from limiter import bounds, errors, groups, model, resolution, zones
+from limiter._kinds import Binding
+from limiter.drafts import (
+    Change,
+    Draft,
+    account_in,
+    etag_of,
+    found_in,
+    not_found,
+    policy_assigned,
+)
+from limiter.resolution import AccountView, Place, Placed, PolicyInZones
+from limiter.retention import EVERYBODY, KeptKinds, Preview
 from limiter.service import conversion
+from limiter.uses import UseCount
 
 _Resource = TypeVar("_Resource", model.Policy, model.Assignment, model.Group)
+_Stored = TypeVar("_Stored", model.Policy, model.Assignment, model.Group, model.Account)
 
 
 class RevisionLog(Protocol):
@@ -49,9 +58,10 @@ class Prepared:
     base: int
     policies: tuple[Change[model.Policy], ...]
     assignments: tuple[Change[model.Assignment], ...]
-    compiled: Mapping[str, CompiledPolicy] = field(default_factory=dict)
+    compiled: Mapping[str, PolicyInZones] = field(default_factory=dict)
     kinds: Preview = field(default_factory=Preview)
     groups: tuple[Change[model.Group], ...] = ()
+    accounts: tuple[Change[model.Account], ...] = ()
 
 
 class NameIndex:
@@ -73,7 +83,7 @@ class NameIndex:
         page = self._names[start : start + count]
         return [name for name in page if name.startswith(prefix)]
 
-    def changed(self, changes: Sequence[Change[_Resource]]) -> None:
+    def changed(self, changes: Sequence[Change[_Stored]]) -> None:
         """Takes in what was created and deleted."""
         if self._names is None or len(changes) > self._RESORT_COUNT:
             self._names = None
@@ -97,7 +107,11 @@ class PolicyStore:
         self._group_names = NameIndex(self._groups)
         self._policy_names = NameIndex(self._policies)
         self._assignment_names = NameIndex(self._assignments)
-        self._compiled: dict[str, CompiledPolicy] = {}
+        # Those that were changed, and the zones of those that do not live in UTC, by id.
+        self._accounts: dict[str, model.Account] = {}
+        self._account_names = NameIndex(self._accounts)
+        self._zones: dict[str, str] = {}
+        self._compiled: dict[str, PolicyInZones] = {}
         # How many assignments each policy has, by account; EVERYBODY has those of no account.
         self._users: dict[str, dict[str, int]] = {}
         # The assignments at each place of each account that has some, by name; the account of what
@@ -135,6 +149,15 @@ class PolicyStore:
         names = self._group_names.page(_name_prefix(account, "groups"), after, count)
         return [self._groups[name] for name in names]
 
+    def account(self, name: str) -> model.Account:
+        """The account called `name`. Every one exists."""
+        return account_in(self._accounts, name)
+
+    def list_accounts(self, after: str, count: int) -> list[model.Account]:
+        """Up to `count` of the accounts that were changed, in the order of their names, beyond the
+        name `after`."""
+        return [self._accounts[name] for name in self._account_names.page("", after, count)]
+
     def list_policies(self, account: str, after: str, count: int) -> list[model.Policy]:
         """Up to `count` policies in the order of their names, beyond the name `after`: those of the
         account, of all accounts (`model.ALL_ACCOUNTS`), or of none (empty)."""
@@ -149,33 +172,45 @@ class PolicyStore:
 
     def bind(self, account: str) -> Binding:
         """What holds for the account: the same object as long as that does not change, and the same
-        one for all accounts that have no assignments of their own."""
+        one for all accounts that have nothing of their own."""
         binding = self._bindings.get(account)
         if binding is not None:
             return binding
-        own = account in self._placed or self._kinds.keeps(account)
+        settings = self._accounts.get(model.account_name(account))
+        own = settings is not None or account in self._placed or self._kinds.keeps(account)
         key = account if own else EVERYBODY
         binding = self._bindings.get(key)
         if binding is None:
+            zone = self._zone_of(key)
             view = AccountView(
-                self._place(EVERYBODY, resolution.WHOLE_ACCOUNT),
-                {at: self._place(key, at) for at in self._placed.get(key, ())} if key else {},
+                self._place(EVERYBODY, resolution.WHOLE_ACCOUNT, zone),
+                {at: self._place(key, at, zone) for at in self._placed.get(key, ())} if key else {},
             )
             binding = Binding(
-                self._kinds.of_account(key), view.resources(), view.campaigns(), view.plan
+                self._kinds.of_account(key),
+                view.resources(),
+                view.campaigns(),
+                view.plan,
+                zone,
+                settings.allowed_categories if settings is not None else (),
             )
             self._bindings[key] = binding
         return binding
 
-    def _place(self, account: str, at: Place) -> Placed:
+    def _zone_of(self, account: str) -> str:
+        return self._zones.get(account, zones.UTC)
+
+    def _place(self, account: str, at: Place, zone: str) -> Placed:
         assignments = self._placed.get(account, {}).get(at, {})
-        return resolution.place(assignments.values(), self._compiled)
+        return resolution.place(assignments.values(), self._compiled, zone)
 
     # --- Changing ---------------------------------------------------------------------------------
 
     def draft(self) -> Draft:
         """An empty edit of what is in force now."""
-        return Draft(self._policies, self._assignments, self._revision, self._groups)
+        return Draft(
+            self._policies, self._assignments, self._revision, self._groups, self._accounts
+        )
 
     def prepare(self, draft: Draft, now_ms: int, author: str = "") -> Prepared:
         """What the draft changes at `now_ms`, checked as a whole; changes nothing.
@@ -188,12 +223,17 @@ class PolicyStore:
         policies = _changes(draft.policies, self._policies, number, now_ms)
         assignments = _changes(draft.assignments, self._assignments, number, now_ms)
         groups_changed = _changes(draft.groups, self._groups, number, now_ms)
-        if not policies and not assignments and not groups_changed:
+        accounts = _account_changes(draft.accounts, self._accounts, number, now_ms)
+        others = bool(policies or assignments or groups_changed)
+        if not others and not accounts:
             return Prepared(None, self._revision, (), ())
+        if others and accounts:
+            raise RuntimeError("an account changes in a revision of its own")
         self._check_counts(policies, assignments)
         self._check_references(draft, policies, assignments)
         self._check_scopes(draft, assignments)
         _check_room(groups_changed, len(self._groups), bounds.GROUPS_MAX, "groups")
+        _check_room(accounts, len(self._accounts), bounds.CHANGED_ACCOUNTS_MAX, "changed accounts")
         self._check_access(draft, policies, assignments, groups_changed)
         revision = model.Revision(
             number,
@@ -205,8 +245,10 @@ class PolicyStore:
             author,
             tuple(change.new for change in groups_changed if change.new is not None),
             tuple(change.name for change in groups_changed if change.new is None),
+            tuple(change.new for change in accounts if change.new is not None),
         )
-        prepared = replace(self._follow_up(revision, policies, assignments), groups=groups_changed)
+        prepared = self._follow_up(revision, policies, assignments, accounts)
+        prepared = replace(prepared, groups=groups_changed)
         self._kinds.check(prepared.kinds)
         return prepared
 
@@ -238,8 +280,9 @@ class PolicyStore:
             assignments = _restored(
                 revision.put_assignments, revision.deleted_assignments, self._assignments
             )
+            accounts = _restored(revision.put_accounts, (), self._accounts)
             prepared = replace(
-                self._follow_up(revision, policies, assignments),
+                self._follow_up(revision, policies, assignments, accounts),
                 groups=_restored(revision.put_groups, revision.deleted_groups, self._groups),
             )
         except KeyError as error:
@@ -343,60 +386,62 @@ class PolicyStore:
         revision: model.Revision,
         policies: tuple[Change[model.Policy], ...],
         assignments: tuple[Change[model.Assignment], ...],
+        accounts: tuple[Change[model.Account], ...],
     ) -> Prepared:
         compiled = {
-            change.name: resolution.compile_policy(change.new)
+            change.name: PolicyInZones(change.new)
             for change in policies
             if change.new is not None
             and (change.old is None or change.old.limits != change.new.limits)
         }
-        uses = self._use_changes(compiled, assignments)
+        uses = UseCount(self._zones)
+        self._use_assignments(uses, compiled, assignments)
+        for account in accounts:
+            self._move(uses, account)
         return Prepared(
             revision,
             self._revision,
             policies,
             assignments,
             compiled,
-            self._kinds.preview(uses, revision.time_ms),
+            self._kinds.preview(uses.changes, revision.time_ms),
+            accounts=accounts,
         )
 
-    def _use_changes(
+    def _use_assignments(
         self,
-        compiled: Mapping[str, CompiledPolicy],
+        uses: UseCount,
+        compiled: Mapping[str, PolicyInZones],
         assignments: Iterable[Change[model.Assignment]],
-    ) -> UseChanges:
-        """By how much the use of each kind changes in each scope."""
-        uses: UseChanges = {}
-
-        def count(kinds: Mapping[Kind, int], account: str, delta: int) -> None:
-            for kind, longest_ms in kinds.items():
-                use = uses.setdefault(kind.definition, Use(kind, longest_ms))
-                use.add(account, delta)
-
+    ) -> None:
+        """Counts by how much the use of each kind changes in each scope."""
         # Assignments that stay, of a policy that changes: by the policy, for they may be many.
         moved: dict[str, dict[str, int]] = {}
         for change in assignments:
             account = model.account_of(change.name)
             if change.old is not None:
                 policy = change.old.policy
-                count(self._compiled[policy].kinds, account, -1)
+                uses.exchange(self._compiled[policy], None, account, 1)
                 left = moved.setdefault(policy, {})
                 left[account] = left.get(account, 0) + 1
             if change.new is not None:
                 policy = change.new.policy
-                count((compiled.get(policy) or self._compiled[policy]).kinds, account, 1)
+                after = compiled.get(policy) or self._compiled[policy]
+                uses.exchange(None, after, account, 1)
         for policy in compiled.keys() & self._users.keys():
-            before, after = self._compiled[policy].kinds, compiled[policy].kinds
-            gone = {kind: before[kind] for kind in before if kind not in after}
-            come = {kind: after[kind] for kind in after if kind not in before}
-            if not gone and not come:
-                continue
             left = moved.get(policy, {})
             for account, user_count in self._users[policy].items():
                 staying_count = user_count - left.get(account, 0)
-                count(gone, account, -staying_count)
-                count(come, account, staying_count)
-        return uses
+                uses.exchange(self._compiled[policy], compiled[policy], account, staying_count)
+
+    def _move(self, uses: UseCount, change: Change[model.Account]) -> None:
+        """Counts what an account uses no longer, and what instead, once its zone has changed."""
+        assert change.new is not None
+        account, zone = model.account_of(change.name), change.new.zone
+        for scope in (account, EVERYBODY):
+            for at_place in self._placed.get(scope, {}).values():
+                for assignment in at_place.values():
+                    uses.move(self._compiled[assignment.policy], account, zone, scope)
 
     def _install(self, prepared: Prepared) -> bool:
         """Makes the change so; whether any account's binding changes."""
@@ -405,6 +450,14 @@ class PolicyStore:
             touched.update(self._users.get(policy, ()))
         touched |= self._kinds.install(prepared.kinds)
         self._compiled.update(prepared.compiled)
+        touched |= {model.account_of(change.name) for change in prepared.accounts}
+        _update(self._accounts, prepared.accounts)
+        self._account_names.changed(prepared.accounts)
+        for moved in prepared.accounts:
+            account = model.account_of(moved.name)
+            self._zones.pop(account, None)
+            if moved.new is not None and moved.new.zone != zones.UTC:
+                self._zones[account] = moved.new.zone
         _update(self._groups, prepared.groups)
         self._group_names.changed(prepared.groups)
         _update(self._policies, prepared.policies)
@@ -471,29 +524,41 @@ def _changes(
                 changes.append(Change(name, old, None))
         elif old is None or not new.same_content(old):
             create_ms = now_ms if old is None else old.create_ms
-            etag = _etag(name, number, now_ms)
+            etag = etag_of(name, number, now_ms)
             stored = replace(new, etag=etag, create_ms=create_ms, update_ms=now_ms)
             changes.append(Change(name, old, stored))
     return tuple(changes)
 
 
-def _etag(name: str, number: int, now_ms: int) -> str:
-    """What identifies this version: the revision that made it, and when, lest it be taken for one
-    of an earlier life of the data folder."""
-    version = f"{number} {now_ms} {name}"
-    return hashlib.blake2b(version.encode(), digest_size=12).hexdigest()
+def _account_changes(
+    drafted: Mapping[str, model.Account],
+    current: Mapping[str, model.Account],
+    number: int,
+    now_ms: int,
+) -> tuple[Change[model.Account], ...]:
+    """The same for accounts, which all exist; `old` is None where one is changed for the first
+    time."""
+    return tuple(
+        Change(
+            name,
+            current.get(name),
+            replace(drafted[name], etag=etag_of(name, number, now_ms), update_ms=now_ms),
+        )
+        for name in sorted(drafted)
+        if not drafted[name].same_content(account_in(current, name))
+    )
 
 
 def _restored(
-    put: Iterable[_Resource], deleted: Iterable[str], current: Mapping[str, _Resource]
-) -> tuple[Change[_Resource], ...]:
-    changes: list[Change[_Resource]] = []
+    put: Iterable[_Stored], deleted: Iterable[str], current: Mapping[str, _Stored]
+) -> tuple[Change[_Stored], ...]:
+    changes: list[Change[_Stored]] = []
     changes += [Change(each.name, current.get(each.name), each) for each in put]
     changes += [Change(name, current[name], None) for name in deleted]
     return tuple(changes)
 
 
-def _update(resources: dict[str, _Resource], changes: Iterable[Change[_Resource]]) -> None:
+def _update(resources: dict[str, _Stored], changes: Iterable[Change[_Stored]]) -> None:
     for change in changes:
         if change.new is None:
             del resources[change.name]
@@ -502,7 +567,7 @@ def _update(resources: dict[str, _Resource], changes: Iterable[Change[_Resource]
 
 
 def _check_room(
-    changes: Iterable[Change[_Resource]], count: int, count_max: int, collection: str
+    changes: Iterable[Change[_Stored]], count: int, count_max: int, collection: str
 ) -> None:
     created = deleted = 0
     for change in changes:
@@ -510,7 +575,7 @@ def _check_room(
         deleted += change.new is None
     if created and count + created - deleted > count_max:
         raise errors.ResourceExhausted(
-            f"TOO_MANY_{collection.upper()}",
+            f"TOO_MANY_{collection.upper().replace(' ', '_')}",
             f"there would be {count + created - deleted:,} {collection}, and there are at most"
             f" {count_max:,}; delete some first",
         )

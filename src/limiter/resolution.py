@@ -1,7 +1,8 @@
 """Which limits apply to which attempts: from assignments to the plans of the core.
 
 In flow compiled policies and the places they are assigned to; out flows, for one resource and
-campaign of an account, the `Plan` of the rules that apply.
+campaign of an account, the `Plan` of the rules that apply. Where a limit names the zone `ACCOUNT`,
+its policy is compiled for each zone that an account lives in.
 
 Of the assignments that match and are not mandatory, the one with the narrowest scope wins and
 replaces the wider ones: campaign, then resource, then account, then everything. Mandatory ones
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from limiter import kinds, model
+from limiter import kinds, model, zones
 from limiter._kinds import Kind, Plan, Rule
 
 # A resource and a campaign; empty where there is none, and both are for the whole account.
@@ -36,15 +37,44 @@ class CompiledPolicy:
     kinds: Mapping[Kind, int]
 
 
-def compile_policy(policy: model.Policy) -> CompiledPolicy:
-    """The rules of a checked policy."""
-    rules = tuple(kinds.compile_rule(policy.name, limit) for limit in policy.limits)
+def compile_policy(policy: model.Policy, account_zone: str = zones.UTC) -> CompiledPolicy:
+    """The rules of a checked policy, for accounts that live in a zone."""
+    limits = [limit.in_zone(account_zone) for limit in policy.limits]
+    rules = tuple(kinds.compile_rule(policy.name, limit) for limit in limits)
     longest_ms = {
         rule.kind: limit.kind.longest_ms
-        for rule, limit in zip(rules, policy.limits, strict=True)
+        for rule, limit in zip(rules, limits, strict=True)
         if rule.kind is not None and limit.kind is not None
     }
     return CompiledPolicy(policy.name, rules, longest_ms)
+
+
+class PolicyInZones:
+    """A policy as it is compiled for the accounts of each zone."""
+
+    def __init__(self, policy: model.Policy) -> None:
+        self.policy = policy
+        self.follows_account = any(limit.follows_account for limit in policy.limits)
+        self._compiled = {zones.UTC: compile_policy(policy)}
+
+    def in_zone(self, account_zone: str) -> CompiledPolicy:
+        """The policy for an account that lives there."""
+        if not self.follows_account:
+            account_zone = zones.UTC
+        compiled = self._compiled.get(account_zone)
+        if compiled is None:
+            compiled = compile_policy(self.policy, account_zone)
+            self._compiled[account_zone] = compiled
+        return compiled
+
+    def own_kinds(self, account_zone: str) -> Mapping[Kind, int]:
+        """What an account that lives there must keep itself of a policy that is assigned to
+        everything, for which the kinds of UTC are kept everywhere."""
+        if not self.follows_account:
+            return {}
+        everywhere = self.in_zone(zones.UTC).kinds
+        kept = self.in_zone(account_zone).kinds
+        return {kind: longest_ms for kind, longest_ms in kept.items() if kind not in everywhere}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +87,15 @@ class Placed:
 
 
 def place(
-    assignments: Iterable[model.Assignment], compiled: Mapping[str, CompiledPolicy]
+    assignments: Iterable[model.Assignment],
+    compiled: Mapping[str, PolicyInZones],
+    account_zone: str,
 ) -> Placed:
-    """What the assignments to one place put there."""
+    """What the assignments to one place put there, for an account that lives in a zone."""
     overridable: CompiledPolicy | None = None
     mandatory: list[tuple[str, CompiledPolicy]] = []
     for assignment in assignments:
-        policy = compiled[assignment.policy]
+        policy = compiled[assignment.policy].in_zone(account_zone)
         if assignment.mandatory:
             mandatory.append((assignment.name, policy))
         else:

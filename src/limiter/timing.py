@@ -8,7 +8,7 @@ fails raises `InvalidArgument` about the full path of the field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntEnum
 from itertools import pairwise
@@ -34,15 +34,14 @@ def _missing(field: str, description: str) -> errors.InvalidArgument:
 
 
 def check_zone(name: str, field: str) -> None:
-    """Raises `InvalidArgument` unless the tz database has the zone."""
-    if name == zones.ACCOUNT:
-        raise errors.InvalidArgument.for_field(
-            field,
-            "the account's own time zone is not served yet; name an IANA zone such as"
-            " Europe/Berlin",
-            "FIELD_NOT_SERVED",
-        )
-    zones.zone_table(name, field)
+    """Raises `InvalidArgument` unless it is `ACCOUNT` or the tz database has the zone."""
+    if name != zones.ACCOUNT:
+        zones.zone_table(name, field)
+
+
+def zone_in(account_zone: str, name: str) -> str:
+    """The zone that is called `name` in a limit, for an account that lives in `account_zone`."""
+    return account_zone if name == zones.ACCOUNT else name
 
 
 def check_per(per: tuple[Dimension, ...], field: str) -> None:
@@ -146,6 +145,10 @@ class Ramp:
         check_zone(self.time_zone, f"{field}.time_zone")
         daily = isinstance(self.schedule, DailyStep)
         self.schedule.check(f"{field}.{'daily_step' if daily else 'tiers'}")
+
+    def in_zone(self, account_zone: str) -> Ramp:
+        """The ramp for an account that lives there."""
+        return replace(self, time_zone=zone_in(account_zone, self.time_zone))
 
 
 # --- Pauses ---------------------------------------------------------------------------------------
@@ -262,6 +265,14 @@ class Hours:
             raise _missing(f"{field}.ranges", "when may messages go? name at least one range")
         for index, each in enumerate(self.ranges):
             each.check(f"{field}.ranges[{index}]")
+
+    def in_zone(self, account_zone: str) -> Hours:
+        """The hours for an account that lives there."""
+        return replace(
+            self,
+            time_zone=zone_in(account_zone, self.time_zone),
+            fallback_time_zone=zone_in(account_zone, self.fallback_time_zone),
+        )
 
     @property
     def by_recipient(self) -> bool:

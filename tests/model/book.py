@@ -25,6 +25,10 @@ class PolicyBook:
     policies: dict[str, policy_pb2.Policy] = field(default_factory=dict)
     assignments: dict[str, policy_pb2.Assignment] = field(default_factory=dict)
     kept: dict[tuple[str, Kind], Kept] = field(default_factory=dict)
+    zones: dict[str, str] = field(default_factory=dict)  # of the accounts that have one
+
+    def zone_of(self, account: str) -> str:
+        return self.zones.get(account) or "UTC"
 
     def revise(self, now_ms: int) -> None:
         """Something has changed: kinds that are new are kept from here on, and those that nobody
@@ -51,10 +55,15 @@ class PolicyBook:
 
     def _kinds_in_use(self) -> Iterator[tuple[str, Kind]]:
         for assignment in self.assignments.values():
+            scope = assignment.scope.account or EVERYWHERE
+            # What is assigned to everything counts in UTC everywhere, and besides in the zone of
+            # each account that has one.
+            scopes = [scope, *(self.zones if scope == EVERYWHERE else ())]
             for limit in self.policies[assignment.policy].limits:
-                kind = limit_of(limit).kind
-                if kind is not None:
-                    yield assignment.scope.account or EVERYWHERE, kind
+                for user in scopes:
+                    kind = limit_of(limit, zone=self.zone_of(user)).kind
+                    if kind is not None:
+                        yield user, kind
 
     def kinds_of(self, account: str) -> set[Kind]:
         """The kinds kept for an account, its own and those of every account."""
@@ -65,7 +74,7 @@ class PolicyBook:
         policy that applies in several ways applies once."""
         names = [each.policy for each in self._applying(account, resource, campaign)]
         return bool(names), [
-            limit_of(limit, name)
+            limit_of(limit, name, self.zone_of(account))
             for name in dict.fromkeys(names)
             for limit in self.policies[name].limits
         ]

@@ -16,7 +16,7 @@ from limiter._core import Core
 from limiter._hot import Decider
 from limiter.policy import PolicyStore
 from limiter.service import commitment, conversion
-from limiter.v1 import commitment_pb2, policy_pb2
+from limiter.v1 import account_pb2, commitment_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 
 Reply = TypeVar("Reply")
@@ -46,6 +46,9 @@ class Driver(Protocol):
     ) -> bool:
         """Makes these all the policies and assignments there are, in one revision; whether that
         changes anything."""
+
+    def set_account(self, account: account_pb2.Account) -> None:
+        """Makes the account so."""
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse: ...
 
@@ -120,6 +123,12 @@ class CoreDriver:
             return prepared.revision is not None
 
         return refusing(edit)
+
+    def set_account(self, account: account_pb2.Account) -> None:
+        draft = self._store.draft()
+        draft.put_account(conversion.account_from_message(account, "account"))
+        self._store.commit(self._store.prepare(draft, self.now_ms))
+        self._journal()
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
         reply = refusing(lambda: self._decider.check(request.SerializeToString(), self.now_ms))

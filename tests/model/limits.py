@@ -148,7 +148,21 @@ def window_of(window: policy_pb2.Window) -> Window:
     return CalendarWindow(calendar.unit, calendar.time_zone or "UTC", calendar.count or 1)
 
 
-def limit_of(limit: policy_pb2.Limit, policy: str = "") -> Limit:
+def in_zone(limit: policy_pb2.Limit, zone: str) -> policy_pb2.Limit:
+    """The limit for an account that lives there."""
+    moved = policy_pb2.Limit()
+    moved.CopyFrom(limit)
+    for named in (moved.cap.window.calendar, moved.cap.ramp, moved.hours):
+        if named.time_zone == "ACCOUNT":
+            named.time_zone = zone
+    if moved.hours.fallback_time_zone == "ACCOUNT":
+        moved.hours.fallback_time_zone = zone
+    return moved
+
+
+def limit_of(limit: policy_pb2.Limit, policy: str = "", zone: str = "UTC") -> Limit:
+    """A limit as an account that lives in a zone has it."""
+    limit = in_zone(limit, zone)
     applies_to = conditions_of(limit.applies_to)
     counts = conditions_of(limit.counts) if limit.HasField("counts") else applies_to
     kind, max_count, ramp, hours = None, 0, None, None

@@ -13,11 +13,12 @@ from typing import TypeAlias, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from limiter.v1 import attempt_pb2, commitment_pb2, decision_pb2, policy_pb2
+from limiter.v1 import account_pb2, attempt_pb2, commitment_pb2, decision_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.accounts import Refused
 from tests.model.driver import Driver, Fault
-from tests.model.oracle import ALLOWED, DENIED, Oracle, Verdict
+from tests.model.oracle import Oracle
+from tests.model.verdicts import ALLOWED, DENIED, Verdict
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -163,6 +164,7 @@ class Pair:
         self.templates: dict[bytes, attempt_pb2.Attempt] = {}
         self.policies: list[policy_pb2.Policy] = []
         self.assignments: list[policy_pb2.Assignment] = []
+        self.accounts: dict[str, account_pb2.Account] = {}
         self._request: Message | None = None
         self._fault: Fault | None = None
 
@@ -185,6 +187,13 @@ class Pair:
         if differs:
             self.oracle.revise(policies, assignments, self.now_ms)
         self.policies, self.assignments = list(policies), list(assignments)
+
+    def set_account(self, account: account_pb2.Account) -> None:
+        current = self.accounts.get(account.name, account_pb2.Account(name=account.name))
+        self.driver.set_account(account)
+        if account != current:
+            self.oracle.set_account(account, self.now_ms)
+        self.accounts[account.name] = account
 
     def restart(self) -> None:
         """Takes the service down and up again, and sees that nothing has changed."""

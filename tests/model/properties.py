@@ -19,8 +19,8 @@ from tests.model import strategies
 from tests.model.clocks import run_at
 from tests.model.driver import Driver, Fault
 from tests.model.limits import MESSAGES, RUN, Limit, limit_of
-from tests.model.oracle import ALLOWED, DENIED, attempt_of
 from tests.model.pair import Pair, same_usage
+from tests.model.verdicts import ALLOWED, DENIED, attempt_of
 from tests.model.windows import DAY_MS, HOUR_MS, Rolling
 
 # Makes a service that starts at an instant.

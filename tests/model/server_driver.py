@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from limiter.server import Config, Server
 from limiter.v1 import (
+    account_pb2,
     commitment_pb2,
     decision_service_pb2_grpc,
     policy_pb2,
@@ -105,6 +106,11 @@ class ServerDriver:
         )
         assert isinstance(response, policy_service_pb2.ApplyPoliciesResponse)
         return bool(response.changes)
+
+    def set_account(self, account: account_pb2.Account) -> None:
+        request = policy_service_pb2.UpdateAccountRequest(account=account)
+        request.update_mask.paths.append("*")
+        self._call(self._policies.UpdateAccount, request)
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
         response = self._call(self._decisions.Check, request)

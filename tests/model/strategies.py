@@ -20,7 +20,7 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import strategies as st
 
-from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
+from limiter.v1 import account_pb2, attempt_pb2, decision_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.limits import ADDRESS, CONTACT, FIELD_NAMES, MEASURED, Dimension
 from tests.model.windows import (
@@ -52,6 +52,7 @@ VALUES: dict[Dimension, tuple[str, ...]] = {
 DIMENSIONS = sorted(VALUES)
 # "" is UTC.
 ZONES = ("", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
+LIMIT_ZONES = (*ZONES, "ACCOUNT", "ACCOUNT")
 CALENDAR_COUNTS = {HOUR: (0, 2, 3, 25), DAY: (0, 2, 7, 62), WEEK: (0, 2, 8), MONTH: (0, 2)}
 ROLLING_MS = (
     1,
@@ -163,7 +164,7 @@ def make_window(dice: Dice) -> policy_pb2.Window:
     if way == 2:
         return rolling_window(1 + dice.below(62 * 24 * 60) * MINUTE_MS + dice.below(60_000))
     unit = dice.pick(sorted(CALENDAR_COUNTS))
-    return calendar_window(unit, dice.pick(ZONES), dice.pick(CALENDAR_COUNTS[unit]))
+    return calendar_window(unit, dice.pick(LIMIT_ZONES), dice.pick(CALENDAR_COUNTS[unit]))
 
 
 def rolling_window(duration_ms: int) -> policy_pb2.Window:
@@ -232,7 +233,7 @@ def pick_per(dice: Dice, measured: Dimension | None = None) -> list[Dimension]:
 
 def make_ramp(dice: Dice) -> policy_pb2.Ramp:
     """A maximum that grows around the days at which clocks change."""
-    zone = dice.pick(ZONES)
+    zone = dice.pick(LIMIT_ZONES)
     start = dt.date(1970, 1, 1) + dt.timedelta(days=dice.pick(turning_points()) // DAY_MS)
     start += dt.timedelta(days=dice.below(5) - 3)
     if dice.one_in(2):
@@ -258,9 +259,9 @@ def make_pause(dice: Dice) -> policy_pb2.Pause:
 
 def make_hours(dice: Dice) -> policy_pb2.Hours:
     """Hours that often begin, end or lie where clocks change."""
-    hours = policy_pb2.Hours(time_zone=dice.pick((*ZONES, "RECIPIENT", "RECIPIENT")))
+    hours = policy_pb2.Hours(time_zone=dice.pick((*LIMIT_ZONES, "RECIPIENT", "RECIPIENT")))
     if hours.time_zone == "RECIPIENT":
-        hours.fallback_time_zone = dice.pick(ZONES[1:])
+        hours.fallback_time_zone = dice.pick(LIMIT_ZONES[1:])
     for _ in range(1 + dice.below(2)):
         days = policy_pb2.DayOfWeek.values()[1:]
         hours.ranges.add(
@@ -269,6 +270,17 @@ def make_hours(dice: Dice) -> policy_pb2.Hours:
             end_minute=dice.pick((17 * 60, 1, 60, 2 * 60, 135, 3 * 60, 22 * 60, 1_440)),
         )
     return hours
+
+
+@st.composite
+def changed_accounts(draw: st.DrawFn) -> account_pb2.Account:
+    """An account as somebody wants it to be from now on."""
+    dice = Dice(draw)
+    return account_pb2.Account(
+        name=f"accounts/{dice.pick(ACCOUNTS)}",
+        time_zone=dice.pick((*ZONES, "Europe/Berlin")),
+        allowed_categories=dice.some(VALUES[attempt_pb2.DIMENSION_CATEGORY], 2),
+    )
 
 
 @dataclass(frozen=True)

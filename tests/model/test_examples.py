@@ -12,9 +12,9 @@ import pytest
 from limiter.v1 import attempt_pb2, decision_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.driver import CoreDriver
-from tests.model.oracle import ALLOWED, DENIED
 from tests.model.pair import Pair
 from tests.model.strategies import assignment_of, check_batch_of, check_of, rolling_window
+from tests.model.verdicts import ALLOWED, DENIED
 from tests.model.windows import DAY_MS, HOUR_MS, MINUTE_MS, instant_of
 
 START_MS = instant_of(2024, 5, 6, 12)

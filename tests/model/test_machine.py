@@ -9,13 +9,13 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from limiter.v1 import account_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
-from limiter.v1 import policy_pb2
 from tests.model import strategies
 from tests.model.driver import CoreDriver, Driver
 from tests.model.effort import examples
-from tests.model.oracle import ALLOWED, DENIED
 from tests.model.pair import Pair
+from tests.model.verdicts import ALLOWED, DENIED
 from tests.model.windows import DAY_MS
 
 
@@ -142,6 +142,10 @@ class Machine(RuleBasedStateMachine):
                     limit.pause.after_count = data.draw(st.integers(1, 5), "messages in a row")
             policies.append(changed)
         self.pair.apply(policies, self.pair.assignments)
+
+    @rule(account=strategies.changed_accounts())
+    def change_an_account(self, account: account_pb2.Account) -> None:
+        self.pair.set_account(account)
 
     @rule(by_ms=strategies.moves())
     def wait(self, by_ms: int) -> None:

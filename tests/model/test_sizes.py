@@ -13,7 +13,6 @@ from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.driver import CoreDriver
 from tests.model.effort import examples
 from tests.model.limits import EXACT_ENTRIES
-from tests.model.oracle import DENIED
 from tests.model.pair import Pair
 from tests.model.strategies import (
     Dice,
@@ -24,6 +23,7 @@ from tests.model.strategies import (
     single,
     starts,
 )
+from tests.model.verdicts import DENIED
 from tests.model.windows import DAY, DAY_MS, HOUR, HOUR_MS
 
 MESSAGES = policy_pb2.MEASURE_MESSAGES

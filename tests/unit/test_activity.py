@@ -35,7 +35,7 @@ def noted(*rules: Rule) -> tuple[Activity, Core, Decider]:
     kept = [(rule.kind, 0) for rule in rules if rule.kind is not None]
     binding = Binding(kept, [], [], lambda _resource, _campaign: plan)
     core = Core(bytes(32), lambda _account: binding, lambda _definition: pytest.fail("no kinds"))
-    decider = Decider(core, lambda _raw: pytest.fail("no limits"), zones.zone, False, activity)
+    decider = Decider(core, lambda *_: pytest.fail("no limits"), zones.zone, False, activity)
     return activity, core, decider
 
 
@@ -173,7 +173,7 @@ def test_another_core_is_told_nothing_about_the_names_of_the_one_before() -> Non
     for _ in range(2):
         commit(decider, START_MS, "a")
     core = Core(bytes(32), lambda _account: pytest.fail("nobody"), lambda _: pytest.fail("none"))
-    Decider(core, lambda _raw: pytest.fail("no limits"), zones.zone, False, activity)
+    Decider(core, lambda _raw, _zone: pytest.fail("no limits"), zones.zone, False, activity)
     assert activity.busiest(core, START_MS) == []
     assert activity.nearly_full(core) == []
     assert len(activity.decisions()) == 2

@@ -31,7 +31,7 @@ def make_decider(measure: int, max_count: int, window: Window) -> tuple[Core, De
     plan = Plan([Rule("policies/p", "limit", kind, max_count, ENFORCED, ())], True)
     binding = Binding([(kind, 0)], [], [], lambda resource, campaign: plan)
     core = Core(bytes(32), lambda account: binding, lambda definition: kind)
-    return core, Decider(core, lambda raw: pytest.fail("no inline limits here"), zones.zone)
+    return core, Decider(core, lambda raw, zone: pytest.fail("no inline limits here"), zones.zone)
 
 
 def commit(

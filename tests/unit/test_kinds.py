@@ -73,9 +73,9 @@ def test_an_inline_limit_is_compiled() -> None:
             "INVALID_FIELD",
         ),
         (
-            serialized(examples.limit(window=CalendarWindow(CalendarUnit.DAY, "ACCOUNT"))),
+            serialized(examples.limit(window=CalendarWindow(CalendarUnit.DAY, "RECIPIENT"))),
             "inline_limits[].cap.window.calendar.time_zone",
-            "FIELD_NOT_SERVED",
+            "INVALID_FIELD",
         ),
         (
             policy_pb2.Limit(limit_id="a", pause=policy_pb2.Pause()).SerializeToString(),

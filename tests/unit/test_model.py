@@ -24,7 +24,7 @@ from limiter.model import (
     RollingWindow,
     Scope,
 )
-from limiter.timing import Hours, Pause
+from limiter.timing import DailyStep, DayOfWeek, Hours, Pause, Ramp, Range
 from tests.unit import policy_examples as examples
 
 _Item = TypeVar("_Item")
@@ -147,20 +147,27 @@ def test_a_broken_limit_is_named_by_field_and_rule(broken: Limit, field: str, wo
     assert words in found.description
 
 
-@pytest.mark.parametrize(
-    ("broken", "field"),
-    [
-        (
-            with_cap(window=CalendarWindow(CalendarUnit.DAY, "ACCOUNT")),
-            "cap.window.calendar.time_zone",
-        ),
-    ],
-)
-def test_what_is_not_served_yet_is_refused(broken: Limit, field: str) -> None:
-    with pytest.raises(errors.InvalidArgument) as caught:
-        broken.check("inline_limits[0]")
-    assert caught.value.reason == "FIELD_NOT_SERVED"
-    assert violation(caught).field == f"inline_limits[0].{field}"
+def test_a_limit_follows_its_account_wherever_it_names_a_zone() -> None:
+    ranges = (Range((DayOfWeek.MONDAY,), 0, 60),)
+    ramp = Ramp(DailyStep("2025-01-01", 1, 1), "ACCOUNT")
+    day = CalendarWindow(CalendarUnit.DAY, "ACCOUNT")
+    following = [
+        with_cap(window=day),
+        with_cap(ramp=ramp),
+        Limit("hours", Hours(ranges, "ACCOUNT")),
+        Limit("hours", Hours(ranges, "RECIPIENT", "ACCOUNT")),
+    ]
+    for limit in following:
+        limit.check("limit")
+        assert limit.follows_account
+        moved = limit.in_zone("Europe/Berlin")
+        assert "ACCOUNT" not in repr(moved)
+        assert "Europe/Berlin" in repr(moved)
+        assert moved.in_zone("UTC") is moved
+    staying = with_cap(window=CalendarWindow(CalendarUnit.DAY, "Europe/Berlin"))
+    assert not staying.follows_account
+    assert not Limit("pause", Pause(1, 1000)).follows_account
+    assert not Limit("hours", Hours(ranges, "RECIPIENT", "UTC")).follows_account
 
 
 def test_limit_ids_are_unique_inside_a_policy() -> None:

@@ -92,7 +92,7 @@ def test_a_walk_that_is_too_long_leaves_the_member_where_it_is(is_too_long: bool
     plan = Plan([Rule("policies/p", "limit", kind, 10, 1, ())], True)
     binding = Binding([(kind, 0)], [], [], lambda resource, campaign: plan)
     core = Core(bytes(32), lambda account: binding, lambda definition: kind)
-    decider = Decider(core, lambda raw: pytest.fail("no inline limits"), zones.zone)
+    decider = Decider(core, lambda raw, zone: pytest.fail("no inline limits"), zones.zone)
     with_history(core)
     request = message("a")
     request.attempt.channel = "sms"

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from limiter.v1 import access_pb2 as _access_pb2
+from limiter.v1 import account_pb2 as _account_pb2
 from limiter.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
@@ -23,8 +24,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PolicyRevision(_message.Message):
-    """One change of policies, assignments, groups or keys, made as a whole. What is in force follows
-    from the revisions before, in order, and from nothing else.
+    """One change of policies, assignments, groups, accounts or keys, made as a whole. What is in force
+    follows from the revisions before, in order, and from nothing else.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -40,6 +41,7 @@ class PolicyRevision(_message.Message):
     DELETED_GROUPS_FIELD_NUMBER: _builtins.int
     PUT_KEYS_FIELD_NUMBER: _builtins.int
     DELETED_KEYS_FIELD_NUMBER: _builtins.int
+    PUT_ACCOUNTS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision's number: 1 for the first one, then each one more than the last. 0 for a change of
     keys, which are not part of the numbered set and never change together with it.
@@ -82,6 +84,10 @@ class PolicyRevision(_message.Message):
     def deleted_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of keys that were dead and made room."""
 
+    @_builtins.property
+    def put_accounts(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Account]:
+        """The accounts that were changed, complete."""
+
     def __init__(
         self,
         *,
@@ -96,10 +102,11 @@ class PolicyRevision(_message.Message):
         deleted_groups: _abc.Iterable[_builtins.str] | None = ...,
         put_keys: _abc.Iterable[Global___StoredKey] | None = ...,
         deleted_keys: _abc.Iterable[_builtins.str] | None = ...,
+        put_accounts: _abc.Iterable[_account_pb2.Account] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "deleted_assignments", b"deleted_assignments", "deleted_groups", b"deleted_groups", "deleted_keys", b"deleted_keys", "deleted_policies", b"deleted_policies", "put_assignments", b"put_assignments", "put_groups", b"put_groups", "put_keys", b"put_keys", "put_policies", b"put_policies", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "deleted_assignments", b"deleted_assignments", "deleted_groups", b"deleted_groups", "deleted_keys", b"deleted_keys", "deleted_policies", b"deleted_policies", "put_accounts", b"put_accounts", "put_assignments", b"put_assignments", "put_groups", b"put_groups", "put_keys", b"put_keys", "put_policies", b"put_policies", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

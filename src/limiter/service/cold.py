@@ -19,6 +19,7 @@ from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
+from limiter.service.accounts import AccountServicer
 from limiter.service.commitment import CommitmentServicer
 from limiter.service.decision import SERVICE as DECISION_SERVICE
 from limiter.service.groups import GroupServicer
@@ -76,6 +77,11 @@ SERVICES: Final = (
         lambda parts: VersionServicer(
             parts.policies, parts.revisions.versions, parts.durable, parts.clock.now_ms
         ),
+    ),
+    ColdService(
+        POLICY_SERVICE,
+        AccountServicer,
+        lambda parts: AccountServicer(parts.policies, parts.durable, parts.clock.now_ms),
     ),
     ColdService(
         ACCESS_SERVICE,

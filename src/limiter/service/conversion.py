@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from limiter import bounds, errors, model, timing, zones
 from limiter.journal_v1 import revision_pb2
-from limiter.v1 import access_pb2, attempt_pb2, policy_pb2
+from limiter.v1 import access_pb2, account_pb2, attempt_pb2, policy_pb2
 
 _Number = TypeVar("_Number", bound=IntEnum)
 
@@ -418,6 +418,31 @@ def group_to_message(group: model.Group) -> access_pb2.Group:
     )
 
 
+def account_from_message(message: account_pb2.Account, field: str) -> model.Account:
+    """The account that a message describes, with its etag; output only times are ignored."""
+    categories_field = f"{field}.allowed_categories"
+    model.check_count(
+        len(message.allowed_categories), bounds.ALLOWED_CATEGORIES_MAX, categories_field
+    )
+    return model.Account(
+        name=message.name,
+        time_zone=message.time_zone,
+        allowed_categories=tuple(message.allowed_categories),
+        etag=message.etag,
+    )
+
+
+def account_to_message(account: model.Account) -> account_pb2.Account:
+    """The message that describes the account, with etag and time as far as it has them."""
+    return account_pb2.Account(
+        name=account.name,
+        time_zone=account.time_zone,
+        allowed_categories=account.allowed_categories,
+        etag=account.etag,
+        update_time=_stored_time(account.update_ms),
+    )
+
+
 def _stored_time(instant_ms: int) -> Timestamp | None:
     return None if instant_ms == model.UNSTORED_MS else timestamp_from_ms(instant_ms)
 
@@ -437,6 +462,7 @@ def revision_to_bytes(revision: model.Revision) -> bytes:
         author=revision.author,
         put_groups=[group_to_message(group) for group in revision.put_groups],
         deleted_groups=revision.deleted_groups,
+        put_accounts=[account_to_message(account) for account in revision.put_accounts],
     ).SerializeToString(deterministic=True)
 
 
@@ -475,6 +501,13 @@ def revision_from_bytes(payload: bytes) -> model.Revision:
                 for index, group in enumerate(message.put_groups)
             ),
             deleted_groups=tuple(message.deleted_groups),
+            put_accounts=tuple(
+                replace(
+                    account_from_message(account, f"put_accounts[{index}]"),
+                    update_ms=ms_from_timestamp(account.update_time),
+                )
+                for index, account in enumerate(message.put_accounts)
+            ),
         )
     except (errors.InvalidArgument, DecodeError) as error:
         raise ValueError(f"not a policy revision: {error}") from error

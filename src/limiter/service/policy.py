@@ -259,6 +259,7 @@ def _check_reach(who: Caller, prepared: Prepared) -> None:
     """Raises `PermissionDenied` for a change of what the caller has no say in."""
     names = [change.name for change in prepared.groups]
     names += [change.name for change in prepared.policies]
+    names += [change.name for change in prepared.accounts]
     for name in names:
         if not who.reaches_scope(model.Scope(model.account_of(name))):
             raise who.is_not_for("name", name)

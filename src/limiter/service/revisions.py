@@ -99,6 +99,9 @@ class Revisions:
         for name in revision.deleted_policies:
             self.versions.note(Version(name, revision.revision, time_ms, author, None))
         put(assignment.name for assignment in revision.put_assignments)
+        for account in revision.put_accounts:
+            # Every account exists.
+            self.audit.note(time_ms, author, Action.UPDATE, account.name)
         for stored in revision.put_keys:
             revoked = stored.api_key.HasField("revoke_time")
             put([stored.api_key.name], Action.REVOKE if revoked else Action.UPDATE)

@@ -257,7 +257,7 @@ class Calendar(_message.Message):
     """Required. The unit."""
     time_zone: _builtins.str
     """The IANA time zone whose calendar it is, such as `America/New_York`; UTC if empty. `ACCOUNT`
-    means the account's own zone, which is not served yet: refused.
+    means the account's own zone; see `Account.time_zone`.
     """
     count: _builtins.int
     """How many units the window covers: the current one and the `count - 1` before it; 0 means 1. At
@@ -402,8 +402,8 @@ class Ramp(_message.Message):
     DAILY_STEP_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
-    """The IANA time zone in which days change; UTC if empty. A day starts where the calendar windows
-    have it start.
+    """The IANA time zone in which days change; UTC if empty, `ACCOUNT` for the account's own. A day
+    starts where the calendar windows have it start.
     """
     @_builtins.property
     def daily_step(self) -> Global___Ramp.DailyStep:
@@ -568,12 +568,12 @@ class Hours(_message.Message):
     FALLBACK_TIME_ZONE_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
-    """The IANA time zone of the ranges; UTC if empty. `RECIPIENT` means the attempt's
-    `contact_time_zone`, or that of the recipient in a batch.
+    """The IANA time zone of the ranges; UTC if empty, `ACCOUNT` for the account's own. `RECIPIENT`
+    means the attempt's `contact_time_zone`, or that of the recipient in a batch.
     """
     fallback_time_zone: _builtins.str
-    """The IANA time zone for an attempt without `contact_time_zone`. Required iff `time_zone` is
-    `RECIPIENT`.
+    """The IANA time zone for an attempt without `contact_time_zone`, or `ACCOUNT`. Required iff
+    `time_zone` is `RECIPIENT`.
     """
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hours.Range]:

@@ -392,8 +392,6 @@ class PolicyServiceServicer:
     def GetAccount(self, request, context):
         """Gets an account. Every account exists.
 
-        Not served yet: `UNIMPLEMENTED`.
-
         Status codes:
 
         - `INVALID_ARGUMENT`: the name is malformed.
@@ -404,9 +402,8 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAccounts(self, request, context):
-        """Lists the accounts that were changed, in the order of their names.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Lists the accounts that were changed, as far as the caller may see them, in the order of their
+        names.
 
         Status codes:
 
@@ -418,15 +415,16 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAccount(self, request, context):
-        """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on;
+        calendar windows in a zone that is new to the account are counted since then. Those in the zone
+        that it had are counted until they have passed, so going back loses nothing.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
         - `ABORTED`: `account.etag` is set and is not the account's etag.
-        - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+        - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be, or this one would
+        have too many kinds of counter.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

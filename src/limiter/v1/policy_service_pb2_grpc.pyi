@@ -211,17 +211,14 @@ class PolicyServiceStub:
     GetAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]
     """Gets an account. Every account exists.
 
-    Not served yet: `UNIMPLEMENTED`.
-
     Status codes:
 
     - `INVALID_ARGUMENT`: the name is malformed.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListAccountsRequest, _policy_service_pb2.ListAccountsResponse]
-    """Lists the accounts that were changed, in the order of their names.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Lists the accounts that were changed, as far as the caller may see them, in the order of their
+    names.
 
     Status codes:
 
@@ -229,15 +226,16 @@ class PolicyServiceStub:
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateAccountRequest, _account_pb2.Account]
-    """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on;
+    calendar windows in a zone that is new to the account are counted since then. Those in the zone
+    that it had are counted until they have passed, so going back loses nothing.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
     - `ABORTED`: `account.etag` is set and is not the account's etag.
-    - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+    - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be, or this one would
+      have too many kinds of counter.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     AddSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]
@@ -451,17 +449,14 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     GetAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Gets an account. Every account exists.
 
-    Not served yet: `UNIMPLEMENTED`.
-
     Status codes:
 
     - `INVALID_ARGUMENT`: the name is malformed.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListAccounts: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListAccountsRequest, _policy_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
-    """Lists the accounts that were changed, in the order of their names.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Lists the accounts that were changed, as far as the caller may see them, in the order of their
+    names.
 
     Status codes:
 
@@ -469,15 +464,16 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
-    """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on;
+    calendar windows in a zone that is new to the account are counted since then. Those in the zone
+    that it had are counted until they have passed, so going back loses nothing.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
     - `ABORTED`: `account.etag` is set and is not the account's etag.
-    - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+    - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be, or this one would
+      have too many kinds of counter.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     AddSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]  # type: ignore[assignment]
@@ -784,8 +780,6 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
         """Gets an account. Every account exists.
 
-        Not served yet: `UNIMPLEMENTED`.
-
         Status codes:
 
         - `INVALID_ARGUMENT`: the name is malformed.
@@ -798,9 +792,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.ListAccountsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.ListAccountsResponse, _abc.Awaitable[_policy_service_pb2.ListAccountsResponse]]:
-        """Lists the accounts that were changed, in the order of their names.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Lists the accounts that were changed, as far as the caller may see them, in the order of their
+        names.
 
         Status codes:
 
@@ -814,15 +807,16 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.UpdateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
-        """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Changes an account. Limits that name the zone `ACCOUNT` follow it from the next decision on;
+        calendar windows in a zone that is new to the account are counted since then. Those in the zone
+        that it had are counted until they have passed, so going back loses nothing.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule, or the mask names an unknown or immutable field.
         - `ABORTED`: `account.etag` is set and is not the account's etag.
-        - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be.
+        - `RESOURCE_EXHAUSTED`: there are as many changed accounts as there may be, or this one would
+          have too many kinds of counter.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
 
