@@ -6,11 +6,13 @@ from limiter._core cimport Core
 from limiter._guard cimport Guard
 from limiter._hot cimport Decider
 from limiter._http2 cimport Connection, HotHandler, Stream
+from limiter._spread cimport Spread
 
 cdef struct Waiter:
     Stream* stream             # holds a reference
     uint64_t offset            # of its reply: up to here it may be sent then
     uint64_t count             # replies among that
+    double begun_s             # when the first of their requests came
 
 cdef class Group:
     cdef HotCalls calls
@@ -20,7 +22,7 @@ cdef class Group:
     cdef size_t capacity
 
     cdef int add(self, Stream* stream, uint64_t count) except -1
-    cdef int settle_one(self, const Waiter* waiter, object failure) except -1
+    cdef int settle_one(self, const Waiter* waiter, object failure, double now_s) except -1
 
 cdef class HotCalls(HotHandler):
     cdef Decider decider       # None while there is no engine
@@ -34,7 +36,9 @@ cdef class HotCalls(HotHandler):
     cdef uint64_t kicked       # the newest that is on its way to the disk, waited for or not
     cdef int64_t now_ms        # of the bytes that are being dealt with; -1 = not asked yet
     cdef bint draining
-    cdef size_t stream_count   # CommitStreams that are open
+    cdef readonly size_t stream_count   # CommitStreams that are open
+    cdef Spread times          # how long answers took, a row for each method; None unless observed
+    cdef object tracer         # makes spans of calls; None unless they are traced
 
     cdef int64_t instant(self) except -1
     cdef Guard guard_of(self, Connection connection, Stream* stream)
@@ -49,3 +53,9 @@ cdef class HotCalls(HotHandler):
     cdef int require_one_message(self, Stream* stream) except -1
     cdef int wait_for_group(self, Stream* stream, uint64_t count) except -1
     cdef int kick(self) except -1
+    cdef int begin_span(self, Stream* stream) except -1
+    cdef int tell_span(self, Stream* stream) except -1
+    cdef int end_span(self, Stream* stream) except -1
+    cdef void answered(
+        self, int method, uint64_t count, double begun_s, double now_s
+    ) noexcept

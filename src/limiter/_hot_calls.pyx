@@ -17,6 +17,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import time
 
@@ -38,6 +39,7 @@ from limiter._http2 cimport (
 )
 from limiter._http2_bytes cimport bytes_append
 from limiter._http2_fields cimport PREFIX_BYTES, message_size, same
+from limiter._spread cimport Spread
 
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef size_t PENDING_BYTES_MAX = bounds.PENDING_JOURNAL_BYTES_MAX
@@ -50,6 +52,25 @@ cdef enum:
     METHOD_COMMIT_STREAM = 100
 
 cdef bytes SERVICE_PATH = b"/limiter.v1.DecisionService/"
+
+# The methods by their rows in what is observed.
+_METHODS = ("CommitStream", "Check", "Commit", "CheckBatch", "CommitBatch", "GetUsage")
+
+
+cdef inline int row_of(int method) noexcept nogil:
+    return 0 if method == METHOD_COMMIT_STREAM else method
+
+
+cdef inline double monotonic_s() noexcept nogil:
+    # The clock of Python's time.monotonic.
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+def hot_methods():
+    """The names of the methods in the order of the rows of `HotCalls.observe`."""
+    return _METHODS
 
 
 @cython.final
@@ -86,6 +107,7 @@ cdef class Group:
             self.size += 1
             waiter.stream = stream
             waiter.count = 0
+            waiter.begun_s = (<Connection>stream.connection).active_s
             stream.references += 1
         waiter.count += count
         waiter.offset = stream.reply_start + stream.reply.size
@@ -97,6 +119,7 @@ cdef class Group:
         cdef size_t i
         cdef Connection connection
         cdef Stream* stream
+        cdef double now_s = 0 if self.calls.times is None else monotonic_s()
         failure = future.exception()
         touched = []
         for i in range(self.size):
@@ -107,12 +130,12 @@ cdef class Group:
             if not connection.dirty:
                 connection.dirty = True
                 touched.append(connection)
-            self.settle_one(&self.waiters[i], failure)
+            self.settle_one(&self.waiters[i], failure, now_s)
         for connection in touched:
             connection.dirty = False
             connection.flush()
 
-    cdef int settle_one(self, const Waiter* waiter, object failure) except -1:
+    cdef int settle_one(self, const Waiter* waiter, object failure, double now_s) except -1:
         cdef Stream* stream = waiter.stream
         cdef Connection connection = <Connection>stream.connection
         stream.unsettled -= waiter.count
@@ -122,6 +145,7 @@ cdef class Group:
             stream.reply.size = <size_t>(stream.sendable - stream.reply_start)
             connection.unsent_bytes += stream.reply.size
             return connection.finish(stream, self.calls.faults.trailers_of(failure))
+        self.calls.answered(stream.method, waiter.count, waiter.begun_s, now_s)
         if stream.method != METHOD_COMMIT_STREAM:
             stream.sendable = waiter.offset
             return connection.finish(stream, None)
@@ -161,6 +185,19 @@ cdef class HotCalls(HotHandler):
         """Begins to end the CommitStreams: nothing more of them is read."""
         self.draining = True
 
+    def observe(self, Spread times not None):
+        """Counts how long answers take, in nanoseconds, from now on: each in the row of its
+        method. Raises ValueError unless there are as many rows as `hot_methods`."""
+        if times.row_count != len(_METHODS):
+            raise ValueError(f"{times.row_count} rows for {len(_METHODS)} methods")
+        self.times = times
+
+    def trace(self, tracer not None):
+        """Has each call made a span from now on: `begin(method, parent)` gives one or None,
+        `decided(span, outcome, reason)` and `end(span, trailers, is_answered)` go on with it."""
+        self.tracer = tracer
+        self.is_traced = True
+
     def leave(self, Connection connection not None):
         """Ends the connection's CommitStreams: what they have decided is answered."""
         cdef Stream* stream = connection.streams
@@ -197,6 +234,8 @@ cdef class HotCalls(HotHandler):
         return 0
 
     cdef int opened(self, Connection connection, Stream* stream) except -1:
+        if self.tracer is not None:
+            self.begin_span(stream)
         if stream.method != METHOD_COMMIT_STREAM:
             return 0
         # A stream may stay without a message as long as it likes.
@@ -211,6 +250,50 @@ cdef class HotCalls(HotHandler):
 
     cdef void closed(self, Stream* stream) noexcept:
         self.stream_count -= stream.is_counted
+        if stream.span != NULL:
+            self.end_span(stream)
+
+    # ------------------------------------------------------------ what is observed
+
+    cdef void answered(
+        self, int method, uint64_t count, double begun_s, double now_s
+    ) noexcept:
+        # So many calls of a method, or messages of a stream, have their answer; `now_s` is 0 for
+        # the present.
+        if self.times is None:
+            return
+        if now_s == 0:
+            now_s = monotonic_s()
+        self.times.add(row_of(method), <int64_t>((now_s - begun_s) * 1e9), count)
+
+    cdef int begin_span(self, Stream* stream) except -1:
+        # A call begins: what its caller says of his trace gives way to its span.
+        parent = None if stream.span == NULL else <object>stream.span
+        span = self.tracer.begin(_METHODS[row_of(stream.method)], parent)
+        Py_XDECREF(stream.span)
+        stream.span = NULL
+        if span is not None:
+            Py_INCREF(span)
+            stream.span = <PyObject*>span
+        return 0
+
+    cdef int tell_span(self, Stream* stream) except -1:
+        # An attempt is decided.
+        if stream.method == METHOD_COMMIT or stream.method == METHOD_CHECK:
+            self.tracer.decided(
+                <object>stream.span,
+                self.core.judge.decision.outcome,
+                self.core.judge.decision.reason,
+            )
+        return 0
+
+    cdef int end_span(self, Stream* stream) except -1:
+        # A call is over. One that was refused before it began has none.
+        span = <object>stream.span
+        if not isinstance(span, bytes):
+            trailers = None if stream.trailers == NULL else <object>stream.trailers
+            self.tracer.end(span, trailers, stream.answered)
+        return 0
 
     cdef int expire(self, Connection connection, Stream* stream) except -1:
         # What is decided is answered, in its time; nothing more is.
@@ -327,10 +410,16 @@ cdef class HotCalls(HotHandler):
         if connection.unsent_bytes > UNSENT_BYTES_MAX:
             raise overloaded("replies wait to be read")
         self.admit()
-        if self.decide(connection, stream, stream.method, message_size(stream.received.data)):
+        must_wait = self.decide(
+            connection, stream, stream.method, message_size(stream.received.data)
+        )
+        if stream.span != NULL:
+            self.tell_span(stream)
+        if must_wait:
             connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
             return self.wait_for_group(stream, 1)
         connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
+        self.answered(stream.method, 1, connection.active_s, 0)
         if stream.method == METHOD_COMMIT or stream.method == METHOD_COMMIT_BATCH:
             self.kick()
         stream.sendable = stream.reply_start + stream.reply.size
@@ -368,6 +457,7 @@ cdef class HotCalls(HotHandler):
                     self.wait_for_group(stream, 1)
                 else:
                     connection.release(stream, stream.reply_start + stream.reply.size)
+                    self.answered(METHOD_COMMIT_STREAM, 1, connection.active_s, 0)
         except Exception as error:
             return connection.finish(stream, self.faults.trailers_of(error))
         if stream.received_end:

@@ -33,6 +33,7 @@ cdef struct Stream:
     PyObject* head             # owned list [path, (name, value), ...]; NULL for a hot call
     PyObject* call             # owned; what the server made of a cold call, or NULL
     PyObject* credential       # owned; of a hot call: a Guard, why there is none, or NULL
+    PyObject* span             # owned; of a traced hot call: `traceparent` as bytes, then its span
     Bytes received             # framed messages that were not taken yet
     size_t held                # bytes received that the client may not replace yet
     # --- what is answered; offsets count from the first byte of the response
@@ -50,6 +51,7 @@ cdef void stream_release(Stream* stream) noexcept
 
 cdef class HotHandler:
     # Answers the calls that are no Python handler's.
+    cdef bint is_traced        # keeps what a caller says of his trace
     cdef int method_of(self, const uint8_t* path, size_t size) noexcept
     cdef int begin(self) except -1
     cdef int opened(self, Connection connection, Stream* stream) except -1

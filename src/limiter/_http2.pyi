@@ -6,6 +6,8 @@ from typing_extensions import disjoint_base
 from limiter._http2_session import Session
 from limiter.grpc_wire import Fields
 
+def open_stream_count() -> int: ...
+
 @disjoint_base
 class HotHandler:
     def leave(self, connection: Connection) -> None: ...

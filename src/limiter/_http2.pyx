@@ -81,6 +81,11 @@ cdef size_t _unread_bytes = 0
 cdef size_t _stream_count = 0
 
 
+def open_stream_count():
+    """Calls that are under way, on all connections of the process."""
+    return _stream_count
+
+
 cdef void stream_release(Stream* stream) noexcept:
     # Gives one reference back.
     global _spare, _spare_count
@@ -90,6 +95,7 @@ cdef void stream_release(Stream* stream) noexcept:
     Py_XDECREF(stream.head)
     Py_XDECREF(stream.call)
     Py_XDECREF(stream.credential)
+    Py_XDECREF(stream.span)
     Py_XDECREF(stream.trailers)
     if (
         _spare_count < KEPT_MAX
@@ -319,6 +325,11 @@ cdef class Connection(Session):
         elif stream.method:
             if same(name, name_size, b"authorization"):
                 self.hot.identify(self, stream, value, value_size)
+            elif self.hot.is_traced and same(name, name_size, b"traceparent"):
+                parent = value[:value_size]
+                Py_INCREF(parent)
+                Py_XDECREF(stream.span)
+                stream.span = <PyObject*>parent
         elif stream.head != NULL:
             (<list>stream.head).append((name[:name_size], value[:value_size]))
         return 0

@@ -3,6 +3,8 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+def flood_count() -> int: ...
+
 @disjoint_base
 class Session:
     def __new__(cls, *_arguments: Any) -> Session: ...

@@ -13,7 +13,7 @@ ends this session alone.
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free
-from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint32_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint32_t, uint64_t
 
 import logging
 import time
@@ -39,6 +39,15 @@ cdef enum:
 
 # What the transports of all sessions read into: what it holds is dealt with at once.
 cdef bytearray _shared_buffer = bytearray(bounds.READ_BUFFER_BYTES)
+
+
+# Sessions that were ended for too many control frames.
+cdef uint64_t _flood_count = 0
+
+
+def flood_count():
+    """How many clients of the process were ended for too many control frames."""
+    return _flood_count
 
 
 # ---------------------------------------------------------------- nghttp2's callbacks
@@ -255,8 +264,10 @@ cdef class Session:
 
     cdef int feed(self, const uint8_t* data, size_t size) except -1:
         # The bytes that `frames` has just looked at.
+        global _flood_count
         cdef ssize_t taken
         if (self.frames.costly or self.frames.pings) and not self.is_calm():
+            _flood_count += 1
             return self.part(NGHTTP2_ENHANCE_YOUR_CALM)
         self.reading = True
         taken = nghttp2_session_mem_recv(self.session, data, size)

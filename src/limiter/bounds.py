@@ -305,6 +305,22 @@ AGE_GRACE_MS_MAX: Final = 5 * MINUTE_MS
 # How long a server that was told to stop waits for the calls under way.
 DRAIN_MS_MAX: Final = 10 * SECOND_MS
 
+# --- Observation ----------------------------------------------------------------------------------
+
+# Who reads metrics: how many at once, how much one may say, and how long it may take him.
+METRICS_CONNECTIONS_MAX: Final = 16
+METRICS_REQUEST_BYTES_MAX: Final = 16 * 1024
+METRICS_REQUEST_MS_MAX: Final = 10 * SECOND_MS
+
+# How long a server that stops waits for its last spans to be sent.
+TRACES_CLOSE_MS_MAX: Final = 5 * SECOND_MS
+
+# Faults that are counted one by one, by code and reason.
+FAULT_REASONS_MAX: Final = 256
+
+# What counts as a step of the machine's clock: time daemons that slew it stay far below.
+CLOCK_STEP_MS_MIN: Final = 100
+
 
 def _check(relation: bool, meaning: str) -> None:
     """Raises AssertionError with `meaning` unless the relation holds; not an assert statement, so

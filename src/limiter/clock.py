@@ -82,6 +82,10 @@ class SystemClock:
             self._value_ns = value_ns + max(-slew_ns, min(slew_ns, error_ns))
         return self._value_ns // _MS
 
+    def offset_ns(self) -> int:
+        """By how much this clock is ahead of the machine's: what is still to be slewed."""
+        return self._value_ns + self._read_boot_ns() - self._boot_ns - self._read_wall_ns()
+
 
 class DrivenClock:
     """A clock that stands at `start_ms` until it is set; for tests, demonstrations and replays."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import grpc
 
-from limiter import bounds, errors
+from limiter import bounds, errors, faults_told
 from limiter.service.status import DETAILS_KEY, code_of, seen_by_callers, to_status
 
 __all__ = [
@@ -99,15 +99,19 @@ class Faults:
     def trailers_of(self, error: Exception) -> Fields:
         """The trailers of a call that ends with this exception; what is no LimiterError is logged
         and hidden."""
-        status = to_status(seen_by_callers(error))
+        seen = seen_by_callers(error)
+        faults_told.count(seen.code, seen.reason)
+        status = to_status(seen)
         return trailers(status.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
     def deadline_exceeded(self) -> Fields:
         """The call's time was over before it was decided."""
+        faults_told.count("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
         return trailers(code_of(grpc.StatusCode.DEADLINE_EXCEEDED), "Deadline Exceeded")
 
     def unknown_encoding(self) -> Fields:
         """The request is compressed in a way that nobody here can read."""
+        faults_told.count("UNIMPLEMENTED", "UNKNOWN_ENCODING")
         code = code_of(grpc.StatusCode.UNIMPLEMENTED)
         return [
             *trailers(code, "unknown grpc-encoding; see grpc-accept-encoding"),
@@ -116,6 +120,7 @@ class Faults:
 
     def unfinished(self) -> Fields:
         """The rest of a request does not come."""
+        faults_told.count("DEADLINE_EXCEEDED", "UNFINISHED_REQUEST")
         code = code_of(grpc.StatusCode.DEADLINE_EXCEEDED)
         return trailers(code, "the request was begun and not finished")
 
@@ -131,10 +136,12 @@ class Faults:
 
     def unknown_method(self, path: str) -> Fields:
         """There is no such method."""
+        faults_told.count("UNIMPLEMENTED", "UNKNOWN_METHOD")
         return trailers(code_of(grpc.StatusCode.UNIMPLEMENTED), f"unknown method {path}")
 
     def too_large(self, size: int) -> Fields:
         """A message is larger than any may be."""
+        faults_told.count("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
         return trailers(
             code_of(grpc.StatusCode.RESOURCE_EXHAUSTED),
             f"a message of {size} bytes is larger than {bounds.MESSAGE_BYTES_MAX}; send less at"

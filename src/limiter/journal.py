@@ -34,6 +34,7 @@ import asyncio
 import enum
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ __all__ = [
     "Group",
     "GroupCommitter",
     "GroupSource",
+    "GroupWatch",
     "Journal",
     "SequenceConflict",
     "decode_group",
@@ -130,6 +132,13 @@ class GroupSource(Protocol):
     def take_group(self) -> tuple[int, bytes, int] | None:
         """Everything appended since the last take as (group number, packed events, count of
         events), or None when there is nothing."""
+
+
+class GroupWatch(Protocol):
+    """Who is told of groups, in the journal's thread."""
+
+    def group_written(self, event_count: int, duration_ns: int) -> None:
+        """So many events have become durable together, and that took so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +270,7 @@ class GroupCommitter:
 
     All methods belong to the event loop's thread. `tail` is the sequence of the newest group in
     the journal (0 for none) and `tail_checksum` its checksum (0 for none). `on_failure` is called
-    once, on the loop, with the fault that made the committer fail.
+    once, on the loop, with the fault that made the committer fail. `watch` is told of each group.
     """
 
     def __init__(
@@ -273,6 +282,7 @@ class GroupCommitter:
         tail: int,
         tail_checksum: int,
         on_failure: Callable[[errors.Unavailable], None],
+        watch: GroupWatch | None = None,
     ) -> None:
         self._journal = journal
         self._source = source
@@ -280,6 +290,7 @@ class GroupCommitter:
         self._tail = tail
         self._tail_checksum = tail_checksum
         self._on_failure = on_failure
+        self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._state = _State.IDLE
         self._failure: errors.Unavailable | None = None
@@ -374,6 +385,7 @@ class GroupCommitter:
         while (work := self._work.get()) is not None:
             number, events, event_count = work
             fault: BaseException | None = None
+            begun_ns = time.monotonic_ns()
             try:
                 record, checksum = encode_group(
                     self._shard, number, event_count, events, self._tail_checksum
@@ -381,6 +393,8 @@ class GroupCommitter:
                 self._journal.append(self._shard, number, record)
                 # Read by this thread alone, except when the thread does not run.
                 self._tail_checksum = checksum
+                if self._watch is not None:
+                    self._watch.group_written(event_count, time.monotonic_ns() - begun_ns)
             except BaseException as error:  # noqa: BLE001 - reported on the loop, whatever it is
                 fault = error
             try:

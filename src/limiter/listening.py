@@ -20,7 +20,7 @@ from typing import Final
 
 from limiter import errors
 
-__all__ = ["NO_PORT_SHARING", "Address", "bind", "parse", "resolve"]
+__all__ = ["NO_PORT_SHARING", "Address", "bind", "bound_socket", "join", "parse", "resolve"]
 
 # The channel option without which servers could share a port.
 NO_PORT_SHARING: Final = ("grpc.so_reuseport", 0)
@@ -80,10 +80,13 @@ async def resolve(host: str, port: int) -> list[Address]:
     return [Address(ip, port) for ip in unique]
 
 
-def bind(add_port: Callable[[str], int], addresses: Sequence[Address]) -> int:
+def bind(
+    add_port: Callable[[str], int], addresses: Sequence[Address], flag: str = "--listen"
+) -> int:
     """Binds a server to all of the addresses, and to the same port on each; returns that port.
 
-    `add_port` is the server's method that binds one, returns its port and raises RuntimeError.
+    `add_port` is the server's method that binds one, returns its port and raises RuntimeError;
+    `flag` is what chooses another port.
     Raises FailedPrecondition when one is in use (PORT_IN_USE), or none of them can be had.
     """
     bound_port = 0
@@ -95,16 +98,37 @@ def bind(add_port: Callable[[str], int], addresses: Sequence[Address]) -> int:
         if problem is not None:
             if problem.errno in _NO_SUCH_ADDRESS:
                 continue
-            raise _refused(candidate, problem)
+            raise _refused(candidate, problem, flag)
         try:
             bound_port = add_port(str(candidate))
         except RuntimeError as error:
             # Taken between the look and the leap, or something that only gRPC knows.
-            raise _refused(candidate, error) from error
+            raise _refused(candidate, error, flag) from error
     if bound_port == 0:
         assert problem is not None
-        raise _refused(addresses[-1], problem)
+        raise _refused(addresses[-1], problem, flag)
     return bound_port
+
+
+def bound_socket(address: str, backlog: int = 128) -> socket.socket:
+    """A socket that listens on `IP:PORT`, port 0 for any free one. Raises RuntimeError."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol named, so that asyncio sees that small replies must not be held back.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, int(port)))
+        # A second server that binds the same address is told so only by a listening socket.
+        bound.listen(backlog)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        raise RuntimeError(f"cannot bind {address}: {error}") from error
+    return bound
 
 
 def _problem(address: Address) -> OSError | None:
@@ -120,10 +144,10 @@ def _problem(address: Address) -> OSError | None:
     return None
 
 
-def _refused(address: Address, problem: Exception) -> errors.FailedPrecondition:
+def _refused(address: Address, problem: Exception, flag: str) -> errors.FailedPrecondition:
     if isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE:
         return errors.FailedPrecondition(
             "PORT_IN_USE",
-            f"another server listens on {address}: stop it, or choose another port with --listen",
+            f"another server listens on {address}: stop it, or choose another port with {flag}",
         )
     return errors.FailedPrecondition("ADDRESS_UNUSABLE", f"cannot listen on {address}: {problem}")

@@ -23,8 +23,9 @@ from typing import Any, Final, cast
 
 import grpc
 
-from limiter import bounds
-from limiter._http2 import Connection, HotHandler
+from limiter import bounds, listening
+from limiter._http2 import Connection, HotHandler, open_stream_count
+from limiter._http2_session import flood_count
 from limiter.connection_life import Life
 from limiter.grpc_wire import Faults, Fields, decoded_metadata
 from limiter.native_call import Call
@@ -72,6 +73,7 @@ class NativeServer(Faults):
         self._connections: dict[Connection, Life] = {}
         self._is_crowded = False
         self._call_count = 0
+        self._refused_count = 0
         self._sweeping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         # Set while there is no connection.
@@ -83,6 +85,27 @@ class NativeServer(Faults):
         """How many clients there may be at once, as far as the process may open so many files."""
         files_max, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return min(bounds.CONNECTIONS_MAX, max(1, files_max - _OTHER_FILES))
+
+    @property
+    def connection_count(self) -> int:
+        """Clients that are connected."""
+        return len(self._connections)
+
+    @property
+    def refused_count(self) -> int:
+        """Connections that were closed so far because there were too many."""
+        return self._refused_count
+
+    @property
+    def flood_count(self) -> int:
+        """Connections that were ended so far for more control frames than an honest client sends,
+        by all servers of the process."""
+        return flood_count()
+
+    @property
+    def call_count(self) -> int:
+        """Calls that are under way, in all servers of the process."""
+        return open_stream_count()
 
     # --- registering ------------------------------------------------------------------------------
 
@@ -106,22 +129,7 @@ class NativeServer(Faults):
         return self._bind(address, context)
 
     def _bind(self, address: str, context: ssl.SSLContext | None) -> int:
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # With its protocol named, so that asyncio sees that small replies must not be held back.
-        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.bind((host, int(port)))
-            # A second server that binds the same address is told so only by a listening socket.
-            bound.listen(_BACKLOG)
-            bound.setblocking(False)
-        except OSError as error:
-            bound.close()
-            raise RuntimeError(f"cannot bind {address}: {error}") from error
+        bound = listening.bound_socket(address, _BACKLOG)
         self._sockets.append((bound, context))
         return int(bound.getsockname()[1])
 
@@ -149,8 +157,8 @@ class NativeServer(Faults):
         for bound, _context in self._sockets:
             if not self._listening:
                 bound.close()
-        for listening in self._listening:
-            listening.close()
+        for server in self._listening:
+            server.close()
         self._listening.clear()
         self._sockets.clear()
         if self._sweeping is not None:
@@ -202,6 +210,7 @@ class NativeServer(Faults):
             if not self._is_crowded:
                 _log.warning("too many connections: new ones are closed until others are")
             self._is_crowded = True
+            self._refused_count += 1
             connection.abort()
 
     def closed(self, connection: Connection) -> None:

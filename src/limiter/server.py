@@ -38,7 +38,18 @@ from typing import Any, Final
 import grpc
 import uvloop
 
-from limiter import bounds, clock, errors, kinds, listening, logs, recovery, zones
+from limiter import (
+    bounds,
+    clock,
+    errors,
+    kinds,
+    listening,
+    logs,
+    metrics_endpoint,
+    recovery,
+    traces,
+    zones,
+)
 from limiter._activity import Activity
 from limiter._core import Core
 from limiter._hot import Decider
@@ -48,6 +59,8 @@ from limiter.history import History
 from limiter.journal import GroupCommitter, SequenceConflict
 from limiter.keys import KeyStore
 from limiter.native import NativeServer
+from limiter.observation import Held
+from limiter.observing import Observing
 from limiter.operator_key import make_operator_key
 from limiter.policy import PolicyStore
 from limiter.service import cold, decision, reflection, status
@@ -92,6 +105,8 @@ class Config:
     reach the server that goes without saying, unless it is `insecure` or knows them by their
     certificates. `tls_cert` and `tls_key` are PEM files and go together; clients must show a
     certificate of `tls_client_ca` if that is given. `journal_bytes_max` bounds the journal on disk.
+    `metrics_port` is PORT (on this machine alone) or HOST:PORT, where metrics can be read; with
+    `traces` calls have spans, sent as OpenTelemetry's environment variables say.
     """
 
     listen: str = "127.0.0.1:50051"
@@ -107,9 +122,14 @@ class Config:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     journal_bytes_max: int = 1 << 40
+    metrics_port: str = ""
+    traces: bool = False
 
     def __post_init__(self) -> None:
         listening.parse(self.listen)
+        if self.metrics_port:
+            metrics_endpoint.parse(self.metrics_port)
+        traces.wanted(self.traces)
         if self.transport not in {"native", "grpcio"}:
             raise errors.InvalidArgument.for_field("transport", "must be native or grpcio")
         if self.clock not in {"system", "driven"}:
@@ -228,6 +248,9 @@ class Server:
         if config.clock == "driven":
             self._services.append(_TEST_CLOCK_SERVICE.full_name)
         self._health = Health(self._services)
+        self._observing = Observing(
+            config.metrics_port, traces.wanted(config.traces), self._health, self._activity
+        )
 
     @property
     def address(self) -> str:
@@ -290,9 +313,12 @@ class Server:
         addresses = await listening.resolve(self._host, self._port)
         self._check_exposure(addresses)
         self._folder = DataFolder(self._config.data_dir, f"starting on {self._config.listen}")
+        self._observing.prepare()
         self._server = self._make_server()
         self._port = listening.bind(self._port_adder(self._server), addresses)
         self._folder.set_holder(f"listening on {self.address}")
+        # Before the journal is replayed: a long start can be watched.
+        await self._observing.start()
         await self._attach(await self._open())
         await self._server.start()
         await self._health.set_serving(True)
@@ -340,20 +366,33 @@ class Server:
                 ),
                 maximum_concurrent_rpcs=bounds.CONCURRENT_CALLS_MAX,
             )
-            _register(server, decision.SERVICE, self._decisions.handlers())
+            hot = self._decisions.handlers()
+            self._register(server, decision.SERVICE, hot)
         for each in cold.SERVICES:
             find = partial(self._current, each.servicer)
             made = status.handlers(find, each.service, each.servicer, self._gate)
-            _register(server, each.service, made)
+            self._register(server, each.service, made)
         if self._config.clock == "driven":
             test_clock = status.handlers(
                 self._current_test_clock, _TEST_CLOCK_SERVICE, TestClockServicer, self._gate
             )
-            _register(server, _TEST_CLOCK_SERVICE, test_clock)
+            self._register(server, _TEST_CLOCK_SERVICE, test_clock)
         self._health.add_to(server)
         names = (*self._services, "grpc.health.v1.Health", reflection.NAME)
         reflection.add_reflection(server, names, self._gate)
+        self._observing.attach_transport(server, self._decisions)
         return server
+
+    def _register(
+        self,
+        server: grpc.aio.Server | NativeServer,
+        service: Any,
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]],
+    ) -> None:
+        """Registers methods of a service, given its descriptor."""
+        assert set(handlers) <= {method.name for method in service.methods}
+        observed = self._observing.handlers(service.full_name, handlers)
+        server.add_registered_method_handlers(service.full_name, observed)
 
     def _current(self, servicer: type) -> object:
         """The servicer of this class that works on the state. Raises Unavailable without one."""
@@ -374,7 +413,9 @@ class Server:
         )
         try:
             state = _State(self._config, journal, digest_key)
+            begun_s = time.monotonic()
             recovered = await self._recovered(state)
+            self._observing.recovered(recovered, time.monotonic() - begun_s)
             if self._clock is None:
                 self._clock = _make_clock(self._config, state.core.last_event_ms)
         except BaseException:
@@ -387,6 +428,7 @@ class Server:
             tail=recovered.tail,
             tail_checksum=recovered.tail_checksum,
             on_failure=self._lose,
+            watch=self._observing.observation,
         )
         return state
 
@@ -427,6 +469,7 @@ class Server:
             clock=self._clock,
         )
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
+        self._observing.attach_state(Held(state.core, state.journal, state.policies), self._clock)
 
     async def _make_first_key(self, state: _State) -> None:
         """Where keys are asked for and nobody could make one, makes one and says where it is."""
@@ -445,6 +488,7 @@ class Server:
         assert state is not None
         self._decisions.detach(failure)
         self._gate.detach(failure)
+        self._observing.detach_state(has_failed=True)
         self._servicers = {}
         self._absence = failure
         _log.critical("journal failed: %s", failure.message)
@@ -486,24 +530,15 @@ class Server:
             await self._server.stop(None)
             self._server = None
         state, self._state = self._state, None
-        self._policy_servicer = None
+        self._observing.detach_state()
         try:
             if state is not None:
                 await state.close()
         finally:
+            await self._observing.stop()
             if self._folder is not None:
                 self._folder.close()
                 self._folder = None
-
-
-def _register(
-    server: grpc.aio.Server | NativeServer,
-    service: Any,
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]],
-) -> None:
-    """Registers methods of a service, given its descriptor."""
-    assert set(handlers) <= {method.name for method in service.methods}
-    server.add_registered_method_handlers(service.full_name, handlers)
 
 
 def _make_clock(config: Config, last_event_ms: int) -> clock.Clock:

@@ -53,6 +53,27 @@ class TlsOptions:
     ] = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationOptions:
+    """How the server is observed."""
+
+    metrics_port: Annotated[
+        str,
+        typer.Option(
+            "--metrics-port",
+            metavar="PORT",
+            help="Where Prometheus reads metrics: PORT on this machine, or HOST:PORT; 0: any port.",
+        ),
+    ] = ""
+    traces: Annotated[
+        bool,
+        typer.Option(
+            "--traces",
+            help="Send spans by OpenTelemetry, as OTEL_… variables say; needs the extra `traces`.",
+        ),
+    ] = False
+
+
 @expand_options
 def serve(
     *,
@@ -92,6 +113,7 @@ def serve(
         bool,
         typer.Option("--insecure", help="Ask nobody for a key where others can reach it either."),
     ] = False,
+    observation: ObservationOptions,
     tls: TlsOptions,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
@@ -112,6 +134,7 @@ def serve(
             require_policy=require_policy,
             require_keys=require_keys,
             insecure=insecure,
+            **dataclasses.asdict(observation),
             **dataclasses.asdict(tls),
         )
         server.serve(config)

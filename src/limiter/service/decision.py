@@ -19,6 +19,7 @@ What always holds:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -104,6 +105,7 @@ class DecisionService:
         self._is_draining = False
         # The tasks that read the open streams, to be ended when the server drains.
         self._readers: set[asyncio.Task[None]] = set()
+        self._message_answered: Callable[[int], None] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Decides with `engine` from now on."""
@@ -113,6 +115,15 @@ class DecisionService:
         """Answers every call with `absence` from now on."""
         self._engine = None
         self._absence = absence
+
+    def observe(self, message_answered: Callable[[int], None]) -> None:
+        """Tells of each message of a CommitStream how long, in nanoseconds, its answer took."""
+        self._message_answered = message_answered
+
+    @property
+    def stream_count(self) -> int:
+        """CommitStreams that are open."""
+        return len(self._readers)
 
     def drain(self) -> None:
         """Ends the open streams: what they have decided is answered, nothing more is read."""
@@ -201,7 +212,7 @@ class DecisionService:
                 raise _draining()
             if len(self._readers) >= bounds.CONCURRENT_STREAMS_MAX:
                 raise _overloaded("too many streams are open")
-            stream = _Stream(self, context)
+            stream = _Stream(self, context, self._message_answered)
             reader = asyncio.create_task(stream.read())
             self._readers.add(reader)
             try:
@@ -236,17 +247,24 @@ class DecisionService:
         return engine
 
 
-# A reply with the group that it waits for, or what ends the stream (None: its client is done).
-_Answer = tuple[bytes, asyncio.Future[None] | None]
+# A reply with the group that it waits for and when its request came, in ns, or what ends the stream
+# (None: its client is done).
+_Answer = tuple[bytes, asyncio.Future[None] | None, int]
 _End = Exception | None
 
 
 class _Stream:
     """One CommitStream: decided requests on their way from the reader to the writer."""
 
-    def __init__(self, service: DecisionService, context: _Context) -> None:
+    def __init__(
+        self,
+        service: DecisionService,
+        context: _Context,
+        message_answered: Callable[[int], None] | None,
+    ) -> None:
         self._service = service
         self._context = context
+        self._message_answered = message_answered
         self._window = asyncio.Semaphore(bounds.STREAM_WINDOW_MAX)
         self._answers: asyncio.Queue[_Answer | _End] = asyncio.Queue()
 
@@ -264,15 +282,16 @@ class _Stream:
                 request = await self._context.read()
                 if request is EOF:
                     break
+                begun_ns = 0 if self._message_answered is None else time.monotonic_ns()
                 engine = await self._service.admit_patiently()
                 if guard is None:
                     guard = engine.guard(self._context)
                 reply, must_wait = engine.decider.commit(request, engine.clock.now_ms(), guard)
                 if must_wait:
-                    self._answers.put_nowait((reply, engine.committer.wait()))
+                    self._answers.put_nowait((reply, engine.committer.wait(), begun_ns))
                 else:
                     engine.committer.kick()
-                    self._answers.put_nowait((reply, None))
+                    self._answers.put_nowait((reply, None, begun_ns))
         except asyncio.CancelledError:
             if not self._service.is_draining:
                 raise
@@ -289,10 +308,12 @@ class _Stream:
                 return
             if isinstance(answer, Exception):
                 raise answer
-            reply, durable = answer
+            reply, durable, begun_ns = answer
             if durable is not None:
                 await durable
             await self._context.write(reply)
+            if self._message_answered is not None:
+                self._message_answered(time.monotonic_ns() - begun_ns)
             self._window.release()
 
 

@@ -38,9 +38,16 @@ class Health:
         self._names = ("", *names)
         self._servicer = health_aio.HealthServicer()
         self._drained = asyncio.Event()
+        self._is_serving = False
+
+    @property
+    def is_serving(self) -> bool:
+        """What everybody is told."""
+        return self._is_serving and not self._drained.is_set()
 
     async def set_serving(self, is_serving: bool) -> None:
         """Tells everybody; without effect once the server drains."""
+        self._is_serving = is_serving
         status = _SERVING if is_serving else _NOT_SERVING
         for name in self._names:
             await self._servicer.set(name, status)

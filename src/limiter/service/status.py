@@ -29,7 +29,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc.aio import AbortError
 
-from limiter import errors
+from limiter import errors, faults_told
 
 __all__ = [
     "DETAILS_KEY",
@@ -90,6 +90,7 @@ async def abort(context: _Context, error: BaseException) -> NoReturn:
     if isinstance(error, AbortError) or not isinstance(error, Exception):
         raise error
     seen = seen_by_callers(error)
+    faults_told.count(seen.code, seen.reason)
     status = to_status(seen)
     code = _CODES[seen.code]
     await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))

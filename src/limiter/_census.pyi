@@ -1,0 +1,3 @@
+from limiter._core import Core
+
+def census(core: Core) -> dict[str, int]: ...
