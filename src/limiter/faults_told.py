@@ -17,7 +17,14 @@ __all__ = ["count", "counts"]
 
 _OTHERS: Final = "OTHER"
 
-_told: Final[Counter[tuple[str, str]]] = Counter()
+# Those that alerts look for are told from the beginning: a count that begins with one is no growth.
+_told: Final[Counter[tuple[str, str]]] = Counter(
+    {
+        ("INTERNAL", "INTERNAL"): 0,
+        ("RESOURCE_EXHAUSTED", "OVERLOADED"): 0,
+        ("UNAVAILABLE", "JOURNAL_UNAVAILABLE"): 0,
+    }
+)
 
 
 def count(code: str, reason: str) -> None:

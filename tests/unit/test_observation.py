@@ -33,6 +33,7 @@ def test_a_server_that_has_just_begun_tells_what_it_knows() -> None:
     found = samples(metrics.page(Observation(Health(is_serving=False), Activity()).reading())[0])
     assert found["limiter_serving"] == 0
     assert found["limiter_recoveries_total"] == 0
+    assert "limiter_errors_total code=RESOURCE_EXHAUSTED reason=OVERLOADED" in found
     assert "limiter_accounts" not in found
     assert "limiter_connections" not in found
     assert found["process_resident_memory_bytes"] > 0
