@@ -34,7 +34,8 @@ WORDS: Final = {"and", "by", "on"}
 ADDED_LABELS: Final = {"instance", "le"}
 
 TOKEN: Final = re.compile(
-    r"\s*(?:(?P<name>[a-zA-Z_]\w*)|(?P<number>\d+(?:\.\d+)?)|(?P<range>\[(?:\$__rate_interval|\d+m)\])"
+    r"\s*(?:(?P<name>[a-zA-Z_]\w*)|(?P<number>\d+(?:\.\d+)?)"
+    r"|(?P<range>\[(?:\$__rate_interval|\d+m)\])"
     r"|(?P<labels>\{[^}]*\})|(?P<sign>==|[()/>,]))"
 )
 MATCHER: Final = re.compile(r'(\w+)(?:=~|=)"([^"]*)"')
