@@ -168,6 +168,7 @@ cdef class Batches:
         # Makes the subject one of the recipients.
         cdef Recipient* recipient = &self.decoder.request.recipients[i]
         address_to(subject, recipient.contact, recipient.address)
+        subject.recipient = recipient
         return self.settle(subject, i)
 
     cdef int settle(self, Subject* subject, uint32_t i) except -1:

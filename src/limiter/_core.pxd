@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from limiter._accounts cimport Account, Accounts
+from limiter._denials cimport DenialBuffer
 from limiter._event cimport Event
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
@@ -38,6 +39,7 @@ cdef class Core:
     cdef Judge judge
     cdef Recorder recorder     # its last_event_ms is the latest instant of all
     cdef RequestTable requests
+    cdef DenialBuffer denials  # what is denied, for the restrictions log; None where there is none
     cdef object define_kind
     cdef Terms plain           # of a commit that counts now and for good
 

@@ -26,6 +26,7 @@ from limiter.errors import (
     ResourceExhausted,
 )
 from limiter._accounts cimport Account, Accounts
+from limiter._denials cimport DenialBuffer
 from limiter._event cimport (
     EVENT_BATCH_HEAD,
     EVENT_COMMIT,
@@ -62,6 +63,8 @@ from limiter._types cimport (
     NO_TIME,
     OUTCOME_ALLOWED,
     Attempt,
+    Decision,
+    LimitResult,
     Slice,
 )
 
@@ -137,6 +140,10 @@ cdef class Core:
         """Reads events that are not pending any more from `history`: `event(position)` gives a
         packed event and `group(number)` a group's, None where they are not kept."""
         self.past.history = history
+
+    def tell_denials(self, DenialBuffer denials):
+        """Tells `denials` of each attempt that is denied, from now on and in what is replayed."""
+        self.denials = denials
 
     def event_at(self, uint64_t position):
         """The packed event at a position that an event has named, None when it is not kept."""
@@ -262,6 +269,9 @@ cdef class Core:
         cdef const RequestRow* row = self.remembered(key, now_ms)
         cdef Account* account
         cdef uint32_t places
+        cdef LimitResult shadow
+        cdef Slice shadow_etag
+        cdef bint is_shadowed = False
         if row != NULL:
             self.answer_again(subject, inline_rules, row, now_ms, committed)
             return 0
@@ -281,6 +291,8 @@ cdef class Core:
         if self.judge.decision.outcome != OUTCOME_ALLOWED:
             self.record_denial(subject, now_ms)
             return 0
+        if self.denials is not None and self.judge.shadowed_count and not terms.recorded:
+            is_shadowed = self.judge.shadowed(now_ms, &shadow, &shadow_etag)
         # From here on the attempt counts. What may be refused comes first.
         if terms.hold_ms:
             self.past.require_hold_room(account)
@@ -291,6 +303,8 @@ cdef class Core:
             account, subject, now_ms if terms.event_ms == NO_TIME else terms.event_ms, now_ms
         )
         self.record_commit(account, subject, key, terms, places, now_ms, committed)
+        if is_shadowed:
+            self.denials.note(subject, shadow.reason, &shadow, shadow_etag, NO_TIME, now_ms, True)
         if full and (terms.recorded or terms.hold_ms):
             self.judge.restate(
                 self.accounts,
@@ -507,11 +521,25 @@ cdef class Core:
         return 0
 
     cdef int record_denial(self, Subject* subject, int64_t now_ms) except -1:
-        # Journals a denied attempt, as the newest of its account's denials.
+        # Journals a denied attempt, as the newest of its account's denials, and tells the
+        # restrictions log of it.
+        cdef const Decision* decision = &self.judge.decision
+        cdef Account* account
         self.recorder.intern(subject)
-        return self.recorder.denial(
-            self.accounts.make(subject), subject, &self.judge.decision, now_ms
-        )
+        account = self.accounts.make(subject)
+        self.recorder.denial(account, subject, decision, now_ms)
+        if self.denials is not None:
+            self.denials.note(
+                subject,
+                decision.reason,
+                &decision.results[decision.binding] if decision.binding >= 0 else NULL,
+                self.judge.binding_etag(),
+                decision.retry_ms,
+                now_ms,
+                False,
+            )
+            self.denials.position = account.last_denial
+        return 0
 
     # ------------------------------------------------------------ what becomes of commits
 
@@ -569,6 +597,8 @@ cdef class Core:
             return self.apply_commit(event, &subject, position)
         if event.type == EVENT_DENIAL:
             self.accounts.make(&subject).last_denial = position
+            if self.denials is not None:
+                self.denials.replayed(subject.account.text, position)
             return 0
         if event.type == EVENT_INLINE_KIND:
             return self.apply_inline_kind(event, &subject)

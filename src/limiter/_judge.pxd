@@ -6,7 +6,7 @@ from limiter._accounts cimport Account, Accounts
 from limiter._kinds cimport BoundPlan, InlineRules, RuleRow
 from limiter._past cimport Past
 from limiter._subject cimport Subject
-from limiter._types cimport Decision, LimitResult
+from limiter._types cimport Decision, LimitResult, Slice
 from limiter._weighed cimport Weighed
 
 cdef enum Question:
@@ -99,6 +99,8 @@ cdef class Judge:
     cdef void note_exceeded(self) noexcept
     cdef int find_binding(self, int64_t now_ms, int enforcement) except -2
     cdef int find_shadowed(self, int64_t now_ms) except -2
+    cdef bint shadowed(self, int64_t now_ms, LimitResult* result, Slice* etag) except -1
+    cdef Slice binding_etag(self) noexcept
     cdef int report(
         self, Account* account, int64_t now_ms, bint allowed, Question question
     ) except -1

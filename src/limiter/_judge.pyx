@@ -53,6 +53,7 @@ from limiter._types cimport (
     REASON_POLICY_REQUIRED,
     REASON_WITHIN_LIMITS,
     LimitResult,
+    Slice,
 )
 from limiter._weighed cimport (
     counted_since_ms,
@@ -337,6 +338,32 @@ cdef class Judge:
         # After decide(): the SHADOW limit that would bind if all of them were enforced, as an index
         # into `weighed` and, once it is reported, into `results`; -1 when they let the attempt go.
         return self.find_binding(now_ms, ENFORCEMENT_SHADOW) if self.shadowed_count else -1
+
+    cdef bint shadowed(self, int64_t now_ms, LimitResult* result, Slice* etag) except -1:
+        # After decide() that allowed the attempt, and before it is counted: whether a SHADOW limit
+        # would have denied it, and where the one that would have bound it stands.
+        cdef LimitResult told
+        cdef int i = self.find_shadowed(now_ms)
+        if i < 0:
+            return False
+        # What the reply tells of the limit stays as it is.
+        told = self.results[i]
+        self.report_one(i, now_ms, False, ASK_DECISION)
+        result[0] = self.results[i]
+        self.results[i] = told
+        # It went: there is nothing to wait for.
+        result.reset_ms = NO_TIME
+        etag[0] = self.weighed[i].rule.etag
+        return True
+
+    cdef Slice binding_etag(self) noexcept:
+        # After decide(): the version of the policy whose limit binds.
+        cdef Slice none
+        if self.decision.binding >= 0:
+            return self.weighed[self.decision.binding].rule.etag
+        none.data = NULL
+        none.size = 0
+        return none
 
     cdef int report(
         self, Account* account, int64_t now_ms, bint allowed, Question question

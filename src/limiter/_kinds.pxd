@@ -35,6 +35,7 @@ cdef struct KindRules:
 cdef struct RuleRow:
     Slice policy               # borrowed from the Rule
     Slice limit_id
+    Slice etag                 # of the policy's version
     KindRules* kind            # of hours, which have no counter, one that measures nothing
     int64_t max_count          # of a cap with a ramp, what it grows up to
     RampRules* ramp            # borrowed from the Ramp that the Rule keeps alive; mostly NULL
@@ -74,6 +75,7 @@ cdef class Rule:
     cdef Conditions applies_to
     cdef bytes policy_bytes
     cdef bytes limit_id_bytes
+    cdef bytes etag_bytes
 
     cdef bint follows_account  # it names a zone that only its account knows
     cdef bytes identity        # of everything that the rule says

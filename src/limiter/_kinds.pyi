@@ -44,6 +44,7 @@ class Rule:
         ramp: Ramp | None = None,
         hours: Hours | None = None,
         follows_account: bool = False,
+        etag: str = "",
     ) -> Rule: ...
 
 @final

@@ -185,6 +185,7 @@ cdef class Rule:
         Ramp ramp=None,
         Hours hours=None,
         bint follows_account=False,
+        str etag="",
     ):
         if max_count < 0:
             raise ValueError("max_count is negative")
@@ -196,6 +197,8 @@ cdef class Rule:
         self.applies_to = Conditions(applies_to)
         self.row.policy = slice_of(self.policy_bytes)
         self.row.limit_id = slice_of(self.limit_id_bytes)
+        self.etag_bytes = etag.encode()
+        self.row.etag = slice_of(self.etag_bytes)
         self.row.kind = &NO_COUNTER.rules if kind is None else &kind.rules
         self.row.max_count = max_count
         self.ramp = ramp

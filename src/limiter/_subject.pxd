@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from limiter._calendar cimport ZoneRules
 from limiter._names cimport NameTable
 from limiter._siphash cimport Digest, SipKey
-from limiter._types cimport Attempt, Slice
+from limiter._types cimport Attempt, Recipient, Slice
 
 cdef struct Keys:
     # One key a purpose, so that a digest of one kind says nothing about another.
@@ -34,6 +34,8 @@ cdef struct Subject:
     const ZoneRules* zone      # borrowed; of the contact, NULL where the attempt names none
     Name zone_name             # of the zone; without a hash until it has an id
     int64_t message_count
+    const Attempt* sent        # borrowed; what it was made from, NULL when from a recorded event
+    const Recipient* recipient  # borrowed; the row of the batch, NULL outside of one
 
 cdef Keys keys_from(const uint8_t* digest_key) noexcept nogil
 cdef void subject_from(

@@ -49,6 +49,7 @@ cdef void subject_from(
     cdef Name* name
     memset(subject, 0, sizeof(Subject))
     subject.keys = keys
+    subject.sent = attempt
     subject.message_count = max(1, attempt.message_count)
     subject.account.text = attempt.account
     subject.account.hash = siphash64(&keys.name, attempt.account.data, attempt.account.size)

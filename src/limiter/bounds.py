@@ -238,6 +238,25 @@ TRACE_BLOCK_BYTES: Final = 1024 * 1024
 # What a simulation reports: a limit, an account and a day each.
 SIMULATION_ROWS_MAX: Final = 1_000_000
 
+# --- The restrictions log -------------------------------------------------------------------------
+
+# Rows of denials that wait to be logged, and the bytes of what they say. What comes beyond that is
+# counted only.
+DENIALS_PENDING_MAX: Final = 65_536
+DENIAL_TEXT_BYTES_MAX: Final = 16 * 1024 * 1024
+
+# How long restrictions are kept, in whole days of UTC.
+RESTRICTIONS_RETENTION_MS_MIN: Final = DAY_MS
+RESTRICTIONS_RETENTION_MS_MAX: Final = 400 * DAY_MS
+RESTRICTIONS_RETENTION_MS_DEFAULT: Final = 90 * DAY_MS
+
+# The size of the log on disk, and the least that it works with.
+RESTRICTIONS_BYTES_MIN: Final = 1024 * 1024
+RESTRICTIONS_BYTES_DEFAULT: Final = 4 * 1024 * 1024 * 1024
+
+# Restrictions that one call looks at to fill a page.
+RESTRICTIONS_SCAN_MAX: Final = 10_000
+
 # --- Connections ----------------------------------------------------------------------------------
 
 # Calls under way at once, streams among them.
@@ -401,6 +420,12 @@ _check(
     "a row whose values are as long as they may be, and all of quotes, fits",
 )
 _check(SIMULATION_ROWS_MAX < 2**31, "rows of a simulation can be indexed by 32 bits")
+_check(
+    BATCH_RECIPIENTS_MAX <= DENIALS_PENDING_MAX < 2**31
+    and BATCH_RECIPIENTS_MAX * 1024 <= DENIAL_TEXT_BYTES_MAX,
+    "a full batch of ordinary size that is denied can be logged as one",
+)
+_check(PAGE_SIZE_MAX <= RESTRICTIONS_SCAN_MAX, "one call can fill a page of restrictions")
 _check(REQUEST_IDS_MAX < 2**32, "a table of request ids can be indexed by 32 bits")
 _check(CONCURRENT_STREAMS_MAX <= CONCURRENT_CALLS_MAX, "streams are calls")
 _check(

@@ -16,7 +16,7 @@ from typing import Final
 from limiter import errors
 from limiter.journal import GROUP_HEADER_BYTES, GroupSource, Journal
 
-__all__ = ["History", "group_of", "offset_of"]
+__all__ = ["History", "first_position", "group_of", "offset_of"]
 
 # A position: the group's number, and in the low bits the event's offset among the group's events.
 _OFFSET_BITS: Final = 24
@@ -34,6 +34,11 @@ def group_of(position: int) -> int:
 def offset_of(position: int) -> int:
     """Where in its group's events a position lies."""
     return position & _OFFSET_MASK
+
+
+def first_position(group: int) -> int:
+    """The position of a group's first event."""
+    return group << _OFFSET_BITS
 
 
 class History:

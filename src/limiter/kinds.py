@@ -53,8 +53,9 @@ def kind_of(limit: model.Limit) -> Kind | None:
     return _make_kind(definition, described) if known is None else known
 
 
-def compile_rule(policy: str, limit: model.Limit) -> Rule:
-    """The checked limit of the policy called `policy` (empty: none) as the core evaluates it."""
+def compile_rule(policy: str, limit: model.Limit, etag: str = "") -> Rule:
+    """The checked limit of the policy called `policy` (empty: none), of the version with this etag,
+    as the core evaluates it."""
     rule = limit.rule
     max_count, ramp, hours = 0, None, None
     if isinstance(rule, timing.Hours):
@@ -74,6 +75,7 @@ def compile_rule(policy: str, limit: model.Limit) -> Rule:
         ramp,
         hours,
         limit.follows_account,
+        etag,
     )
 
 

@@ -40,7 +40,7 @@ class CompiledPolicy:
 def compile_policy(policy: model.Policy, account_zone: str = zones.UTC) -> CompiledPolicy:
     """The rules of a checked policy, for accounts that live in a zone."""
     limits = [limit.in_zone(account_zone) for limit in policy.limits]
-    rules = tuple(kinds.compile_rule(policy.name, limit) for limit in limits)
+    rules = tuple(kinds.compile_rule(policy.name, limit, policy.etag) for limit in limits)
     longest_ms = {
         rule.kind: limit.kind.longest_ms
         for rule, limit in zip(rules, limits, strict=True)

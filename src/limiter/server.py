@@ -55,7 +55,7 @@ from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
 from limiter.grpc_wire import Faults
-from limiter.history import History
+from limiter.history import History, first_position
 from limiter.journal import GroupCommitter, SequenceConflict
 from limiter.keys import KeyStore
 from limiter.native import NativeServer
@@ -63,6 +63,7 @@ from limiter.observation import Held
 from limiter.observing import Observing
 from limiter.operator_key import make_operator_key
 from limiter.policy import PolicyStore
+from limiter.restrictions import RestrictionKeeper, RestrictionLog, check_settings
 from limiter.service import cold, decision, reflection, status
 from limiter.service.authorization import Gate
 from limiter.service.decision import DecisionService, Engine
@@ -104,9 +105,11 @@ class Config:
     denies where no policy is assigned. `require_keys` asks every caller for a key; where others can
     reach the server that goes without saying, unless it is `insecure` or knows them by their
     certificates. `tls_cert` and `tls_key` are PEM files and go together; clients must show a
-    certificate of `tls_client_ca` if that is given. `journal_bytes_max` bounds the journal on disk.
-    `metrics_port` is PORT (on this machine alone) or HOST:PORT, where metrics can be read; with
-    `traces` calls have spans, sent as OpenTelemetry's environment variables say.
+    certificate of `tls_client_ca` if that is given. `journal_bytes_max` bounds the journal on disk,
+    `restrictions_bytes_max` the restrictions log, which keeps what was denied for
+    `restrictions_retention_ms`; 0 for no log. `metrics_port` is PORT (on this machine alone) or
+    HOST:PORT, where metrics can be read; with `traces` calls have spans, sent as OpenTelemetry's
+    environment variables say.
     """
 
     listen: str = "127.0.0.1:50051"
@@ -124,6 +127,8 @@ class Config:
     journal_bytes_max: int = 1 << 40
     metrics_port: str = ""
     traces: bool = False
+    restrictions_retention_ms: int = bounds.RESTRICTIONS_RETENTION_MS_DEFAULT
+    restrictions_bytes_max: int = bounds.RESTRICTIONS_BYTES_DEFAULT
 
     def __post_init__(self) -> None:
         listening.parse(self.listen)
@@ -145,6 +150,7 @@ class Config:
                 )
         if self.journal_bytes_max <= 0:
             raise errors.InvalidArgument.for_field("journal_bytes_max", "must be positive")
+        check_settings(self.restrictions_retention_ms, self.restrictions_bytes_max)
         if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
             raise errors.InvalidArgument.for_field(
                 "tls_cert", "must be given too: the server shows it to its clients"
@@ -165,11 +171,19 @@ class Config:
 class _State:
     """Everything that stands on one opening of the journal, and falls with it."""
 
-    def __init__(self, config: Config, journal: LmdbJournal, digest_key: bytes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        journal: LmdbJournal,
+        digest_key: bytes,
+        restrictions: RestrictionLog | None,
+    ) -> None:
         self._config = config
         self.journal = journal
         self.policies = PolicyStore()
         self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
+        if restrictions is not None:
+            self.core.tell_denials(restrictions.buffer)
         self.keys = KeyStore()
         self.revisions = Revisions(self.core, self.policies, self.keys)
         self.history = History(self.core, journal, _SHARD)
@@ -232,6 +246,10 @@ class Server:
         self._server: grpc.aio.Server | NativeServer | None = None
         self._clock: clock.Clock | None = None
         self._state: _State | None = None
+        # Outlives the states: what a failed journal leaves to be logged is logged.
+        self._restrictions = RestrictionKeeper(
+            config.restrictions_retention_ms, config.restrictions_bytes_max
+        )
         # By class; empty while there is no state.
         self._servicers: dict[type, object] = {}
         self._absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
@@ -412,12 +430,14 @@ class Server:
             shard=_SHARD, quota_bytes=self._config.journal_bytes_max
         )
         try:
-            state = _State(self._config, journal, digest_key)
+            self._restrictions.open(self._folder.restrictions_path, digest_key)
+            state = _State(self._config, journal, digest_key, self._restrictions.log)
             begun_s = time.monotonic()
             recovered = await self._recovered(state)
             self._observing.recovered(recovered, time.monotonic() - begun_s)
             if self._clock is None:
                 self._clock = _make_clock(self._config, state.core.last_event_ms)
+            self._restrictions.start(first_position(recovered.tail + 1), self._clock.now_ms)
         except BaseException:
             journal.close()
             raise
@@ -467,6 +487,7 @@ class Server:
             journal=state.journal,
             committer=state.committer,
             clock=self._clock,
+            restrictions=self._restrictions.log,
         )
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
         self._observing.attach_state(Held(state.core, state.journal, state.policies), self._clock)
@@ -536,6 +557,7 @@ class Server:
                 await state.close()
         finally:
             await self._observing.stop()
+            await self._restrictions.close()
             if self._folder is not None:
                 self._folder.close()
                 self._folder = None

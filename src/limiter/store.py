@@ -1,12 +1,14 @@
 """What is on disk: the data folder, its lock and key, and the journal in LMDB.
 
-The only module that knows LMDB. What flows in: framed groups with their sequence. What flows out:
-the same bytes in the same order, or a fault that says what is wrong with the folder.
+One of two modules that know LMDB; the other keeps the restrictions log. What flows in: framed
+groups with their sequence. What flows out: the same bytes in the same order, or a fault that says
+what is wrong with the folder.
 
     limiter-data/            0700
         lock                 held (flock) for the life of the process, names the holder
         digest-key           0600, 32 random bytes: keys the digests of contacts and addresses
         journal/             the LMDB environment of the journal
+        restrictions/        the LMDB environment of the restrictions log
 
 What always holds:
 
@@ -112,6 +114,11 @@ class DataFolder:
     def journal_path(self) -> Path:
         """Where the journal's LMDB environment lives."""
         return self.path / "journal"
+
+    @property
+    def restrictions_path(self) -> Path:
+        """Where the restrictions log lives."""
+        return self.path / "restrictions"
 
     def set_holder(self, holder: str) -> None:
         """Writes who holds the folder into the lock file, for whoever is refused."""

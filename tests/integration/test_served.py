@@ -33,7 +33,6 @@ SERVICES = [
 NOT_SERVED = {
     "WatchUsage",
     "Plan",
-    "ListRestrictions",
     "SimulatePolicy",
     "AddSuppressions",
     "RemoveSuppressions",

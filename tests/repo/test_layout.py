@@ -41,11 +41,11 @@ OUTSIDE_HEADERS = re.compile(
     r'extern from "<?(time|unistd|stdio|fcntl|pthread|lmdb|nghttp2|sys/|netinet/|arpa/)'
 )
 
-# A library and the only files of src/limiter that may import it: one module knows the database, and
-# one each those of metrics and traces; one makes a status of an error; of the command line and of
-# the client, one each reads it.
+# A library and the only files of src/limiter that may import it: one module a store knows the
+# database, and one each those of metrics and traces; one makes a status of an error; of the command
+# line and of the client, one each reads it.
 ONLY_IMPORTERS = {
-    "lmdb": {"store.py"},
+    "lmdb": {"store.py", "restriction_store.py"},
     "opentelemetry": {"traces.py"},
     "prometheus_client": {"metrics.py"},
     "google.rpc": {"service/status.py", "cli/errors.py", "client/faults.py"},

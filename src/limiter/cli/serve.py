@@ -11,6 +11,7 @@ import grpc
 import typer
 
 from limiter import errors
+from limiter.cli.durations import parse_ms
 from limiter.cli.errors import EXIT_CODES, CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.instants import parse_instant
@@ -74,6 +75,16 @@ class ObservationOptions:
     ] = False
 
 
+RetentionOption = Annotated[
+    str,
+    typer.Option(
+        "--restrictions-retention",
+        metavar="DURATION",
+        help="How long what was denied can be listed: 90d, ...; 0 to keep none of it.",
+    ),
+]
+
+
 @expand_options
 def serve(
     *,
@@ -113,6 +124,7 @@ def serve(
         bool,
         typer.Option("--insecure", help="Ask nobody for a key where others can reach it either."),
     ] = False,
+    restrictions_retention: RetentionOption = "90d",
     observation: ObservationOptions,
     tls: TlsOptions,
 ) -> None:
@@ -135,6 +147,7 @@ def serve(
             require_keys=require_keys,
             insecure=insecure,
             **dataclasses.asdict(observation),
+            restrictions_retention_ms=_retention_ms(restrictions_retention),
             **dataclasses.asdict(tls),
         )
         server.serve(config)
@@ -147,3 +160,10 @@ def serve(
         raise CommandError(code, error.message, f"  reason {error.reason}") from error
     except OSError as error:
         raise CommandError(ExitCode.FAILURE, f"the data folder {data_dir}: {error}") from error
+
+
+def _retention_ms(text: str) -> int:
+    try:
+        return 0 if text.strip() == "0" else parse_ms(text)
+    except ValueError as error:
+        raise CommandError(ExitCode.USAGE, f"--restrictions-retention: {error}") from error

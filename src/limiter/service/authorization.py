@@ -95,7 +95,8 @@ _DECISIONS: Final = {
     "Cancel": _commitment(),
     "WatchUsage": _attempt(Permission.USAGE_READ),
     "Plan": _attempt(Permission.DECISIONS_CHECK),
-    "ListRestrictions": Rule(Permission.RESTRICTIONS_READ, accounts=("account",)),
+    # Its servicer shows who is narrowed what is his.
+    "ListRestrictions": Rule(Permission.RESTRICTIONS_READ, accounts=("account",), narrows=True),
 }
 
 _POLICIES: Final = {

@@ -17,6 +17,7 @@ from limiter.clock import Clock
 from limiter.journal import GroupCommitter, Journal
 from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
+from limiter.restrictions import RestrictionLog
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
 from limiter.service.accounts import AccountServicer
@@ -25,6 +26,7 @@ from limiter.service.decision import SERVICE as DECISION_SERVICE
 from limiter.service.groups import GroupServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
+from limiter.service.restrictions import RestrictionServicer
 from limiter.service.revisions import Revisions
 from limiter.service.versions import VersionServicer
 
@@ -43,6 +45,7 @@ class Parts:
     journal: Journal
     committer: GroupCommitter
     clock: Clock
+    restrictions: RestrictionLog | None
 
     def durable(self) -> Awaitable[None]:
         """Waits until everything appended up to now is durable. Raises Unavailable."""
@@ -65,6 +68,11 @@ SERVICES: Final = (
         lambda parts: CommitmentServicer(
             Commitments(parts.core), parts.shard, parts.durable, parts.clock.now_ms
         ),
+    ),
+    ColdService(
+        DECISION_SERVICE,
+        RestrictionServicer,
+        lambda parts: RestrictionServicer(parts.restrictions, parts.clock.now_ms),
     ),
     ColdService(
         POLICY_SERVICE,

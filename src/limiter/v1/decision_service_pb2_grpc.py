@@ -276,13 +276,14 @@ class DecisionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRestrictions(self, request, context):
-        """Lists attempts that were denied, as far as they are kept.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Lists attempts that were denied, as far as they are kept. What was denied before the call is
+        shown, but under a flood of denials, when the list lags behind by some seconds.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `FAILED_PRECONDITION`: the server keeps no restrictions.
+        - `DATA_LOSS`: what is kept is damaged.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

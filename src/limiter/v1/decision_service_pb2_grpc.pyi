@@ -169,13 +169,14 @@ class DecisionServiceStub:
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListRestrictions: _grpc.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]
-    """Lists attempts that were denied, as far as they are kept.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Lists attempts that were denied, as far as they are kept. What was denied before the call is
+    shown, but under a flood of denials, when the list lags behind by some seconds.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `FAILED_PRECONDITION`: the server keeps no restrictions.
+    - `DATA_LOSS`: what is kept is damaged.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
 
@@ -317,13 +318,14 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListRestrictions: _aio.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]  # type: ignore[assignment]
-    """Lists attempts that were denied, as far as they are kept.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Lists attempts that were denied, as far as they are kept. What was denied before the call is
+    shown, but under a flood of denials, when the list lags behind by some seconds.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `FAILED_PRECONDITION`: the server keeps no restrictions.
+    - `DATA_LOSS`: what is kept is damaged.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
 
@@ -528,13 +530,14 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _restriction_pb2.ListRestrictionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_restriction_pb2.ListRestrictionsResponse, _abc.Awaitable[_restriction_pb2.ListRestrictionsResponse]]:
-        """Lists attempts that were denied, as far as they are kept.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Lists attempts that were denied, as far as they are kept. What was denied before the call is
+        shown, but under a flood of denials, when the list lags behind by some seconds.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `FAILED_PRECONDITION`: the server keeps no restrictions.
+        - `DATA_LOSS`: what is kept is damaged.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
 

@@ -23,7 +23,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Restriction(_message.Message):
-    """Attempts of one contact and campaign that one limit denied on one day, as they are kept."""
+    """Attempts of one contact and campaign that one limit denied on one day (UTC), as they are kept.
+    Where no contact is named, attempts to one address.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -47,7 +49,7 @@ class Restriction(_message.Message):
     """How many attempts were denied."""
     shadow: _builtins.bool
     """Whether the attempt went all the same, because the limit is in `SHADOW`: it would have been
-    denied.
+    denied. What is noted in mode `RECORD` is no attempt, and never listed.
     """
     @_builtins.property
     def attempt(self) -> _attempt_pb2.Attempt:
@@ -116,8 +118,9 @@ class ListRestrictionsRequest(_message.Message):
     limit_id: _builtins.str
     """Only those by limits with this id. Empty: by all."""
     page_size: _builtins.int
-    """The most that one page may hold; the server may give fewer. 0 means 100; more than 1,000 counts
-    as 1,000.
+    """The most that one page may hold; the server may give fewer, or none, and a token all the same:
+    where little matches, a page ends after so many restrictions have been looked at. 0 means 100;
+    more than 1,000 counts as 1,000.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous page, or empty for the first. Everything but the page
@@ -164,7 +167,8 @@ class ListRestrictionsResponse(_message.Message):
     """The token for the next page. Empty on the last one."""
     dropped_count: _builtins.int
     """How many denials of the account could not be kept since the beginning of the retention, because
-    there were too many at once. Denials are decided and journalled all the same.
+    there were too many at once, a crash came between, or the disk had no room. They are decided
+    and journalled all the same. 0 for a caller who may see only some resources or campaigns.
     """
     @_builtins.property
     def restrictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Restriction]:

@@ -1,0 +1,425 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Denied attempts in the clear, on their way from the core to the restrictions log.
+
+In flow denials, one after the other, and what a limit in shadow would have denied; out flows, from
+time to time, a batch of all that came since the last one. Repeated denials of one contact by one
+limit on one day (UTC) are one row with its count, so a batch is short however often a sender
+knocks.
+
+What always holds: to note a denial makes no Python object and never fails. A buffer has a ceiling
+of rows and one of bytes; a denial beyond them is dropped, and counted for its account.
+"""
+
+cimport cython
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from limiter import bounds
+from limiter._siphash cimport Digest, same_digest, siphash64, siphash128
+from limiter._subject cimport Subject
+from limiter._types cimport (
+    DIMENSION_ADDRESS,
+    DIMENSION_CAMPAIGN,
+    DIMENSION_CONTACT,
+    DIMENSION_COUNT,
+    LimitResult,
+    Slice,
+)
+
+cdef int64_t DAY_MS = bounds.DAY_MS
+
+cdef enum:
+    PACKED_VERSION = 1
+    FLAG_SHADOW = 1            # the attempt went all the same
+    FLAG_LIMIT = 2             # a limit bound it
+
+cdef enum:
+    # Places of the texts that are no dimensions; those follow the account in their order.
+    TEXT_ACCOUNT = 0
+    TEXT_CONTACT = 1
+    TEXT_ADDRESS = 2
+    TEXT_CAMPAIGN = 5
+    TEXT_ZONE = 10
+    TEXT_REFERENCE = 11
+    TEXT_POLICY = 12
+    TEXT_LIMIT_ID = 13
+
+
+cdef packed struct Identity:
+    # What denials must share to be one row; hashed.
+    int64_t day
+    Digest contact
+    uint64_t account
+    uint64_t campaign
+    uint64_t policy
+    uint64_t limit_id
+    int64_t reason             # where no limit bound it, else 0
+    uint8_t shadow
+
+
+# ---------------------------------------------------------------- tables
+
+
+cdef bint texts_reserve(Texts* texts, uint64_t size) noexcept nogil:
+    # Makes room for so many bytes more; False when there is no memory.
+    cdef uint64_t capacity = texts.capacity if texts.capacity else 4096
+    cdef uint8_t* data
+    if texts.size + size <= texts.capacity:
+        return True
+    while capacity < texts.size + size:
+        capacity *= 2
+    data = <uint8_t*>realloc(texts.data, capacity)
+    if data == NULL:
+        return False
+    texts.data = data
+    texts.capacity = capacity
+    return True
+
+
+cdef inline void texts_put(Texts* texts, Slice text) noexcept nogil:
+    if text.size:
+        memcpy(texts.data + texts.size, text.data, text.size)
+        texts.size += text.size
+
+
+cdef void table_free(DenialTable* table) noexcept nogil:
+    free(table.rows)
+    free(table.slots)
+    free(table.texts.data)
+    free(table.drops)
+    free(table.drop_slots)
+    free(table.drop_texts.data)
+    memset(table, 0, sizeof(DenialTable))
+
+
+cdef bint rows_reserve(DenialTable* table) noexcept nogil:
+    # Makes room for a row more; False when there is no memory.
+    cdef uint32_t capacity = table.capacity * 2 if table.capacity else 64
+    cdef uint32_t mask = capacity * 2 - 1
+    cdef DenialRow* rows
+    cdef uint32_t* slots
+    cdef uint32_t place
+    cdef uint32_t slot
+    if table.size < table.capacity:
+        return True
+    slots = <uint32_t*>calloc(mask + 1, sizeof(uint32_t))
+    rows = NULL
+    if slots != NULL:
+        rows = <DenialRow*>realloc(table.rows, capacity * sizeof(DenialRow))
+    if rows == NULL:
+        free(slots)
+        return False
+    for place in range(table.size):
+        slot = <uint32_t>rows[place].identity.low & mask
+        while slots[slot]:
+            slot = (slot + 1) & mask
+        slots[slot] = place + 1
+    free(table.slots)
+    table.slots = slots
+    table.rows = rows
+    table.capacity = capacity
+    return True
+
+
+cdef bint drops_reserve(DenialTable* table) noexcept nogil:
+    cdef uint32_t capacity = table.drop_capacity * 2 if table.drop_capacity else 16
+    cdef uint32_t mask = capacity * 2 - 1
+    cdef DropRow* drops
+    cdef uint32_t* slots
+    cdef uint32_t place
+    cdef uint32_t slot
+    if table.drop_size < table.drop_capacity:
+        return True
+    slots = <uint32_t*>calloc(mask + 1, sizeof(uint32_t))
+    drops = NULL
+    if slots != NULL:
+        drops = <DropRow*>realloc(table.drops, capacity * sizeof(DropRow))
+    if drops == NULL:
+        free(slots)
+        return False
+    for place in range(table.drop_size):
+        slot = <uint32_t>drops[place].hash & mask
+        while slots[slot]:
+            slot = (slot + 1) & mask
+        slots[slot] = place + 1
+    free(table.drop_slots)
+    table.drop_slots = slots
+    table.drops = drops
+    table.drop_capacity = capacity
+    return True
+
+
+cdef DenialRow* row_find(
+    const DenialTable* table, const Digest* identity, Slice account
+) noexcept nogil:
+    # The row with this identity, NULL when there is none. Digests that agree by accident do not
+    # bring the attempts of two accounts together.
+    cdef uint32_t mask = table.capacity * 2 - 1
+    cdef uint32_t slot
+    cdef DenialRow* row
+    if table.size == 0:
+        return NULL
+    slot = <uint32_t>identity.low & mask
+    while table.slots[slot]:
+        row = &table.rows[table.slots[slot] - 1]
+        if (
+            same_digest(&row.identity, identity)
+            and row.head.text_sizes[TEXT_ACCOUNT] == account.size
+            and memcmp(table.texts.data + row.text_at, account.data, account.size) == 0
+        ):
+            return row
+        slot = (slot + 1) & mask
+    return NULL
+
+
+# ---------------------------------------------------------------- the buffer
+
+
+@cython.final
+cdef class DenialBatch:
+    """What came between two takes: rows in the order of their first denials."""
+
+    def __dealloc__(self):
+        table_free(&self.table)
+
+    def __len__(self):
+        return self.table.size
+
+    def packed(self, uint32_t place):
+        """One row: the packed head, then its texts."""
+        cdef const DenialRow* row
+        cdef bytes packed
+        cdef char* data
+        if place >= self.table.size:
+            raise IndexError(place)
+        row = &self.table.rows[place]
+        packed = PyBytes_FromStringAndSize(NULL, sizeof(PackedHead) + row.text_size)
+        data = PyBytes_AS_STRING(packed)
+        memcpy(data, &row.head, sizeof(PackedHead))
+        memcpy(data + sizeof(PackedHead), self.table.texts.data + row.text_at, row.text_size)
+        return packed
+
+    @property
+    def dropped(self):
+        """Pairs of an account and how many of its denials there was no room for."""
+        cdef uint32_t place
+        cdef const DropRow* row
+        found = []
+        for place in range(self.table.drop_size):
+            row = &self.table.drops[place]
+            account = PyBytes_FromStringAndSize(
+                <const char*>self.table.drop_texts.data + row.text_at, row.text_size
+            )
+            found.append((account.decode(), row.count))
+        return found
+
+    @property
+    def unattributed_count(self):
+        """Dropped denials for whose accounts there was no memory either."""
+        return self.table.drop_count
+
+
+@cython.final
+cdef class DenialBuffer:
+    """Denials that wait to be logged, of one core at a time. `key` are 16 secret bytes, which need
+    not stay the same. Belongs to the thread that decides, but for `take`, which any may call."""
+
+    def __cinit__(
+        self,
+        bytes key not None,
+        uint32_t row_count_max=bounds.DENIALS_PENDING_MAX,
+        uint64_t text_bytes_max=bounds.DENIAL_TEXT_BYTES_MAX,
+    ):
+        if PyBytes_GET_SIZE(key) != sizeof(SipKey):
+            raise ValueError("the key has 16 bytes")
+        memcpy(&self.key, PyBytes_AS_STRING(key), sizeof(SipKey))
+        self.row_count_max = row_count_max
+        self.text_bytes_max = text_bytes_max
+
+    def __dealloc__(self):
+        table_free(&self.table)
+
+    def __len__(self):
+        return self.table.size
+
+    def take(self):
+        """All that came since the last take, with the position up to which all is known then; None
+        when nothing came."""
+        cdef DenialBatch batch
+        if self.table.size == 0 and self.table.drop_size == 0 and self.table.drop_count == 0:
+            return None
+        batch = DenialBatch()
+        batch.table = self.table
+        memset(&self.table, 0, sizeof(DenialTable))
+        return batch, self.position
+
+    cdef void note(
+        self,
+        const Subject* subject,
+        int reason,
+        const LimitResult* limit,
+        Slice etag,
+        int64_t retry_ms,
+        int64_t now_ms,
+        bint shadow,
+    ) noexcept:
+        # Notes a denial of the attempt that the subject was made from, by a limit or by none.
+        cdef PackedHead head
+        cdef Slice[14] texts
+        cdef Digest identity
+        cdef int place
+        if subject.sent == NULL:
+            return
+        self.last_ms = now_ms
+        memset(&head, 0, sizeof(PackedHead))
+        memset(texts, 0, sizeof(texts))
+        texts[TEXT_ACCOUNT] = subject.sent.account
+        for place in range(DIMENSION_COUNT):
+            texts[TEXT_CONTACT + place] = subject.sent.fields[place]
+        texts[TEXT_ZONE] = subject.sent.contact_time_zone
+        if subject.recipient != NULL:
+            texts[TEXT_CONTACT] = subject.recipient.contact
+            texts[TEXT_ADDRESS] = subject.recipient.address
+            texts[TEXT_ZONE] = subject.recipient.contact_time_zone
+            texts[TEXT_REFERENCE] = subject.recipient.reference
+        if limit != NULL:
+            texts[TEXT_POLICY] = limit.policy
+            texts[TEXT_LIMIT_ID] = limit.limit_id
+            head.enforcement = <uint8_t>limit.enforcement
+            head.max_count = limit.max_count
+            head.used_count = limit.used_count
+            head.remaining_count = limit.remaining_count
+            head.reset_ms = limit.reset_ms
+            head.since_ms = limit.counted_since_ms
+            head.etag_size = <uint8_t>min(etag.size, <uint32_t>ETAG_BYTES)
+            if head.etag_size:
+                memcpy(head.etag, etag.data, head.etag_size)
+        head.version = PACKED_VERSION
+        head.flags = (FLAG_SHADOW if shadow else 0) | (FLAG_LIMIT if limit != NULL else 0)
+        head.reason = reason
+        head.count = 1
+        head.first_ms = now_ms
+        head.last_ms = now_ms
+        head.retry_ms = retry_ms
+        head.message_count = subject.sent.message_count
+        identity = self.identify(subject, reason if limit == NULL else 0, texts, now_ms, shadow)
+        if not self.keep(&identity, &head, texts):
+            self.drop(texts[TEXT_ACCOUNT], 1)
+
+    cdef Digest identify(
+        self,
+        const Subject* subject,
+        int reason,
+        const Slice* texts,
+        int64_t now_ms,
+        bint shadow,
+    ) noexcept:
+        # Where no contact is named, it is the address that is denied.
+        cdef Identity of
+        memset(&of, 0, sizeof(Identity))
+        of.day = now_ms // DAY_MS
+        if subject.present & (1 << DIMENSION_CONTACT):
+            of.contact = subject.contact
+        elif subject.present & (1 << DIMENSION_ADDRESS):
+            of.contact = subject.address
+        of.account = subject.account.hash
+        if subject.present & (1 << DIMENSION_CAMPAIGN):
+            of.campaign = subject.names[DIMENSION_CAMPAIGN].hash
+        of.policy = siphash64(&self.key, texts[TEXT_POLICY].data, texts[TEXT_POLICY].size)
+        of.limit_id = siphash64(&self.key, texts[TEXT_LIMIT_ID].data, texts[TEXT_LIMIT_ID].size)
+        of.reason = reason
+        of.shadow = shadow
+        return siphash128(&self.key, <const uint8_t*>&of, sizeof(Identity))
+
+    cdef bint keep(
+        self,
+        const Digest* identity,
+        const PackedHead* head,
+        const Slice* texts,
+    ) noexcept:
+        # Adds a denial to its row; False when there is no room for a row of its own.
+        cdef DenialTable* table = &self.table
+        cdef DenialRow* row = row_find(table, identity, texts[TEXT_ACCOUNT])
+        cdef PackedHead first
+        cdef uint64_t text_size = 0
+        cdef uint32_t mask
+        cdef uint32_t slot
+        cdef int place
+        if row != NULL:
+            # What tells of the first stays, what tells of the newest is replaced.
+            first = row.head
+            row.head = head[0]
+            row.head.count += first.count
+            row.head.first_ms = first.first_ms
+            row.head.message_count = first.message_count
+            memcpy(row.head.text_sizes, first.text_sizes, sizeof(first.text_sizes))
+            return True
+        for place in range(TEXT_COUNT):
+            text_size += texts[place].size
+        if (
+            table.size >= self.row_count_max
+            or table.texts.size + text_size > self.text_bytes_max
+            or not texts_reserve(&table.texts, text_size)
+            or not rows_reserve(table)
+        ):
+            return False
+        row = &table.rows[table.size]
+        row.identity = identity[0]
+        row.head = head[0]
+        row.text_at = table.texts.size
+        row.text_size = <uint32_t>text_size
+        for place in range(TEXT_COUNT):
+            row.head.text_sizes[place] = <uint16_t>texts[place].size
+            texts_put(&table.texts, texts[place])
+        mask = table.capacity * 2 - 1
+        slot = <uint32_t>identity.low & mask
+        while table.slots[slot]:
+            slot = (slot + 1) & mask
+        table.size += 1
+        table.slots[slot] = table.size
+        return True
+
+    cdef void drop(self, Slice account, int64_t count) noexcept:
+        # Counts denials that are not kept. There is a row for each account at most, and an account
+        # whose attempts are denied has a name in memory already, so there are not too many.
+        cdef DenialTable* table = &self.table
+        cdef uint64_t hash = siphash64(&self.key, account.data, account.size)
+        cdef uint32_t mask
+        cdef uint32_t slot
+        cdef DropRow* row
+        if not drops_reserve(table) or not texts_reserve(&table.drop_texts, account.size):
+            table.drop_count += count
+            return
+        mask = table.drop_capacity * 2 - 1
+        slot = <uint32_t>hash & mask
+        while table.drop_slots[slot]:
+            row = &table.drops[table.drop_slots[slot] - 1]
+            if (
+                row.hash == hash
+                and row.text_size == account.size
+                and memcmp(table.drop_texts.data + row.text_at, account.data, account.size) == 0
+            ):
+                row.count += count
+                return
+            slot = (slot + 1) & mask
+        row = &table.drops[table.drop_size]
+        row.hash = hash
+        row.text_at = table.drop_texts.size
+        row.text_size = account.size
+        row.count = count
+        texts_put(&table.drop_texts, account)
+        table.drop_size += 1
+        table.drop_slots[slot] = table.drop_size
+
+    cdef void replayed(self, Slice account, uint64_t position) noexcept:
+        # The journal records a denial at this position. If it is not known what became of it, a
+        # crash came between; in the clear it is not there any more.
+        if position > self.position:
+            self.position = position
+            self.drop(account, 1)
