@@ -32,10 +32,11 @@ BATCH_RECIPIENTS_MAX: Final = 10_000
 # takes some memory, and they share the time that is left beside decisions.
 PLAN_RECIPIENTS_MAX: Final = 100_000
 PLANS_MAX: Final = 4
+PLAN_RETRY_AFTER_MS: Final = SECOND_MS
 
 # Steps that one plan may take, about a tenth of a microsecond each. Many recipients who share a few
 # contacts or addresses would take one for each pair of them.
-PLAN_STEPS_MAX: Final = 100_000_000
+PLAN_STEPS_MAX: Final = 20_000_000
 
 # Limits that one request may carry with it.
 INLINE_LIMITS_MAX: Final = 16

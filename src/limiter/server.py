@@ -488,6 +488,7 @@ class Server:
             committer=state.committer,
             clock=self._clock,
             restrictions=self._restrictions.log,
+            require_policy=self._config.require_policy,
         )
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
         self._observing.attach_state(Held(state.core, state.journal, state.policies), self._clock)

@@ -32,7 +32,6 @@ SERVICES = [
 ]
 NOT_SERVED = {
     "WatchUsage",
-    "Plan",
     "SimulatePolicy",
     "AddSuppressions",
     "RemoveSuppressions",

@@ -412,7 +412,7 @@ class TestHealthAndReflection:
 
     async def test_a_method_that_is_not_there_is_unimplemented(self, data_dir: Path) -> None:
         async with serving(data_dir) as inside:
-            call: Any = inside.channel.unary_unary("/limiter.v1.DecisionService/Plan")
+            call: Any = inside.channel.unary_unary("/limiter.v1.DecisionService/Guess")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(b"")
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -14,9 +14,10 @@ from limiter import errors, kinds, zones
 from limiter._commitments import Commitments
 from limiter._core import Core
 from limiter._hot import Decider
+from limiter._planner import Planner
 from limiter.policy import PolicyStore
 from limiter.service import commitment, conversion
-from limiter.v1 import account_pb2, commitment_pb2, policy_pb2
+from limiter.v1 import account_pb2, commitment_pb2, plan_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 
 Reply = TypeVar("Reply")
@@ -63,6 +64,8 @@ class Driver(Protocol):
     ) -> service_pb2.CommitBatchResponse: ...
 
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse: ...
+
+    def plan(self, request: plan_pb2.PlanRequest) -> plan_pb2.PlanResponse: ...
 
     def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse: ...
 
@@ -163,6 +166,24 @@ class CoreDriver:
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
         reply = refusing(lambda: self._decider.get_usage(request.SerializeToString(), self.now_ms))
         return service_pb2.GetUsageResponse.FromString(reply)
+
+    def plan(self, request: plan_pb2.PlanRequest) -> plan_pb2.PlanResponse:
+        planner = Planner(
+            self._core, kinds.compile_inline, zones.zone, False, request.SerializeToString()
+        )
+
+        def make() -> bytes:
+            planner.decode()
+            while not planner.run(7, self.now_ms):
+                pass
+            return planner.take()
+
+        pending_bytes = self._core.pending_bytes
+        reply = refusing(make)
+        assert self._core.pending_bytes == pending_bytes
+        while not planner.clear(3):
+            pass
+        return plan_pb2.PlanResponse.FromString(reply)
 
     def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse:
         response = refusing(lambda: commitment.cancel(self._commitments, 0, request, self.now_ms))

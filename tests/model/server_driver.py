@@ -18,6 +18,7 @@ from limiter.v1 import (
     account_pb2,
     commitment_pb2,
     decision_service_pb2_grpc,
+    plan_pb2,
     policy_pb2,
     policy_service_pb2,
     policy_service_pb2_grpc,
@@ -137,6 +138,11 @@ class ServerDriver:
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
         response = self._call(self._decisions.GetUsage, request)
         assert isinstance(response, service_pb2.GetUsageResponse)
+        return response
+
+    def plan(self, request: plan_pb2.PlanRequest) -> plan_pb2.PlanResponse:
+        response = self._call(self._decisions.Plan, request)
+        assert isinstance(response, plan_pb2.PlanResponse)
         return response
 
     def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse:

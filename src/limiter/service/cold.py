@@ -24,6 +24,7 @@ from limiter.service.accounts import AccountServicer
 from limiter.service.commitment import CommitmentServicer
 from limiter.service.decision import SERVICE as DECISION_SERVICE
 from limiter.service.groups import GroupServicer
+from limiter.service.plan import PlanServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
 from limiter.service.restrictions import RestrictionServicer
@@ -46,6 +47,8 @@ class Parts:
     committer: GroupCommitter
     clock: Clock
     restrictions: RestrictionLog | None
+    # Whether an attempt that no assignment covers is denied.
+    require_policy: bool
 
     def durable(self) -> Awaitable[None]:
         """Waits until everything appended up to now is durable. Raises Unavailable."""
@@ -73,6 +76,11 @@ SERVICES: Final = (
         DECISION_SERVICE,
         RestrictionServicer,
         lambda parts: RestrictionServicer(parts.restrictions, parts.clock.now_ms),
+    ),
+    ColdService(
+        DECISION_SERVICE,
+        PlanServicer,
+        lambda parts: PlanServicer(parts.core, parts.require_policy, parts.clock.now_ms),
     ),
     ColdService(
         POLICY_SERVICE,

@@ -132,8 +132,9 @@ def handlers(
 
     Every call goes through the `gate`, before and after its request is read. `servicer` gives the
     one of that class that does the work, for each call anew; it too may raise. Its unary methods
-    are coroutines, those with a stream of replies async generators. Bytes that are no request are
-    INVALID_ARGUMENT like any other fault of the caller.
+    are coroutines, those with a stream of replies async generators. One that the class names in
+    `TAKES_BYTES` takes and gives bytes, and gets the visit's `check` as well. Bytes that are no
+    request are INVALID_ARGUMENT like any other fault of the caller.
     """
     made: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
@@ -145,7 +146,9 @@ def handlers(
             GetMessageClass(method.input_type),
             partial(gate.enter, f"/{service.full_name}/{method.name}"),
         )
-        if method.server_streaming:
+        if method.name in getattr(served_by, "TAKES_BYTES", ()):
+            made[method.name] = grpc.unary_unary_rpc_method_handler(call.unary_bytes)
+        elif method.server_streaming:
             made[method.name] = grpc.unary_stream_rpc_method_handler(call.stream)
         else:
             made[method.name] = grpc.unary_unary_rpc_method_handler(call.unary)
@@ -169,6 +172,15 @@ class _Call:
             visit.check(decoded)
             reply: Message = await getattr(self.servicer(), self.name)(decoded, context)
             return reply.SerializeToString()
+        except Exception as error:  # noqa: BLE001 - every fault becomes a status
+            await abort(context, error)
+
+    async def unary_bytes(self, request: bytes, context: _Context) -> bytes:
+        """The same where reading the request and making the reply are the servicer's work."""
+        try:
+            visit = self.enter(context)
+            reply: bytes = await getattr(self.servicer(), self.name)(request, context, visit.check)
+            return reply
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 

@@ -260,15 +260,15 @@ class DecisionServiceServicer:
 
     def Plan(self, request, context):
         """Says for a list of recipients when each may be written to under all limits, nothing else being
-        sent: at each instant the first one in order that passes goes. Changes nothing.
-
-        Not served yet: `UNIMPLEMENTED`.
+        sent: at each instant the first one in order that passes goes. Changes nothing. Commits that
+        are held are taken to lapse. What is sent while a long plan is made may be missing in it.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
         needs.
-        - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+        - `RESOURCE_EXHAUSTED`: too many plans are being made, or this one takes too long because many
+        of its recipients share contacts or addresses.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -157,15 +157,15 @@ class DecisionServiceStub:
     """
     Plan: _grpc.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]
     """Says for a list of recipients when each may be written to under all limits, nothing else being
-    sent: at each instant the first one in order that passes goes. Changes nothing.
-
-    Not served yet: `UNIMPLEMENTED`.
+    sent: at each instant the first one in order that passes goes. Changes nothing. Commits that
+    are held are taken to lapse. What is sent while a long plan is made may be missing in it.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
       needs.
-    - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+    - `RESOURCE_EXHAUSTED`: too many plans are being made, or this one takes too long because many
+      of its recipients share contacts or addresses.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListRestrictions: _grpc.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]
@@ -306,15 +306,15 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     """
     Plan: _aio.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]  # type: ignore[assignment]
     """Says for a list of recipients when each may be written to under all limits, nothing else being
-    sent: at each instant the first one in order that passes goes. Changes nothing.
-
-    Not served yet: `UNIMPLEMENTED`.
+    sent: at each instant the first one in order that passes goes. Changes nothing. Commits that
+    are held are taken to lapse. What is sent while a long plan is made may be missing in it.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
       needs.
-    - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+    - `RESOURCE_EXHAUSTED`: too many plans are being made, or this one takes too long because many
+      of its recipients share contacts or addresses.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListRestrictions: _aio.UnaryUnaryMultiCallable[_restriction_pb2.ListRestrictionsRequest, _restriction_pb2.ListRestrictionsResponse]  # type: ignore[assignment]
@@ -512,15 +512,15 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_plan_pb2.PlanResponse, _abc.Awaitable[_plan_pb2.PlanResponse]]:
         """Says for a list of recipients when each may be written to under all limits, nothing else being
-        sent: at each instant the first one in order that passes goes. Changes nothing.
-
-        Not served yet: `UNIMPLEMENTED`.
+        sent: at each instant the first one in order that passes goes. Changes nothing. Commits that
+        are held are taken to lapse. What is sent while a long plan is made may be missing in it.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule, or an attempt lacks a field that an enforced limit
           needs.
-        - `RESOURCE_EXHAUSTED`: too many plans are being made, or the message is too large.
+        - `RESOURCE_EXHAUSTED`: too many plans are being made, or this one takes too long because many
+          of its recipients share contacts or addresses.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
 

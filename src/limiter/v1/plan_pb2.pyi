@@ -115,7 +115,9 @@ class PlanResult(_message.Message):
     reference: _builtins.str
     """The recipient's own reference."""
     reason: _decision_pb2.Reason.ValueType
-    """`WITHIN_LIMITS` or `NO_POLICY` if there is an instant, else why there is none."""
+    """`WITHIN_LIMITS` or `NO_POLICY` if there is an instant; else why there is none: the reason that
+    a check would give at the end of the 400 days.
+    """
     @_builtins.property
     def send_time(self) -> _timestamp_pb2.Timestamp:
         """The planned instant. Not set if there is none within 400 days."""
@@ -149,7 +151,7 @@ class PlanResponse(_message.Message):
 
     @_builtins.property
     def plan_time(self) -> _timestamp_pb2.Timestamp:
-        """The instant from which the plan starts."""
+        """The instant from which the plan starts: when all that it hangs on was known."""
 
     def __init__(
         self,

@@ -1,0 +1,36 @@
+"""Plans against the oracle's: every instant, every reason, for random policies and pasts."""
+
+from __future__ import annotations
+
+from hypothesis import given
+
+from limiter.v1 import plan_pb2
+from tests.model import planning
+from tests.model.driver import CoreDriver
+from tests.model.effort import examples
+from tests.model.properties import Story, stories
+
+
+@examples(150)
+@given(planning.pasts(stories()), planning.plan_requests())
+def test_a_plan_is_the_naive_one(story: Story, request: plan_pb2.PlanRequest) -> None:
+    driver = CoreDriver(story.start_ms)
+    pair = story.play(driver)
+    plan = planning.a_plan_is_the_naive_one(pair, request)
+    planning.a_plan_changes_nothing(pair, request)
+    if plan is not None:
+        planning.a_plan_can_be_sent_as_it_is(driver.fork(), request, plan)
+    driver.close()
+
+
+@examples(150)
+@given(planning.pasts(stories(free=False)), planning.plan_requests())
+def test_a_plan_under_a_few_limits_is_the_naive_one(
+    story: Story, request: plan_pb2.PlanRequest
+) -> None:
+    driver = CoreDriver(story.start_ms)
+    pair = story.play(driver)
+    plan = planning.a_plan_is_the_naive_one(pair, request)
+    if plan is not None:
+        planning.a_plan_can_be_sent_as_it_is(driver.fork(), request, plan)
+    driver.close()
