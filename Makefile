@@ -96,6 +96,10 @@ conformance: $(built_dev) ## other people's tests of HTTP/2 and gRPC servers, on
 bench: $(built_dev) ## the benchmarks, on this machine and this commit
 	cd benchmarks && $(abspath $(bin))/asv run --python=same --show-stderr $(BENCH_ARGS)
 
+.PHONY: loop-lag
+loop-lag: $(built_dev) ## how long the event loop is held, by the kind of work
+	$(bin)/python -m benchmarks.loop_lag
+
 ##@ Change
 
 .PHONY: setup

@@ -260,11 +260,12 @@ cdef class HotCalls(HotHandler):
     ) noexcept:
         # So many calls of a method, or messages of a stream, have their answer; `now_s` is 0 for
         # the present.
-        if self.times is None:
+        cdef int row = row_of(method)
+        if self.times is None or row >= self.times.row_count:
             return
         if now_s == 0:
             now_s = monotonic_s()
-        self.times.add(row_of(method), <int64_t>((now_s - begun_s) * 1e9), count)
+        self.times.add(row, <int64_t>((now_s - begun_s) * 1e9), count)
 
     cdef int begin_span(self, Stream* stream) except -1:
         # A call begins: what its caller says of his trace gives way to its span.

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -622,6 +623,10 @@ async def _serve(config: Config) -> None:
         if stopped.is_set():
             return
         raise
+    # What there is by now stays. To look for garbage among it would hold the event loop for
+    # milliseconds, time and again.
+    gc.collect()
+    gc.freeze()
     if server.warning:
         _log.warning("%s", server.warning)
     # The one line on standard output: programs wait for it.

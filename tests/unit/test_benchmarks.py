@@ -18,6 +18,7 @@ from benchmarks import (
     end_to_end,
     instructions,
     journal,
+    loop_lag,
     policy,
     report,
     rivals,
@@ -209,3 +210,13 @@ def test_rivals_are_measured_where_they_are_installed() -> None:
     except rivals.Absent as absent:
         pytest.skip(str(absent))
     assert rivals.syncs_per_s(0.05) > 0
+
+
+def test_the_loop_is_watched_under_every_kind_of_work() -> None:
+    held = {each.work: each for each in loop_lag.measured(0.002)}
+    assert {"nothing", "Commits, many at once", "CommitStream", "CommitBatch of 1,000"} <= set(held)
+    for each in held.values():
+        assert each.turn_count > 0
+        assert 0 < each.thread_ms_max
+        assert 0 < each.wall_ms_max <= each.seconds * 1_000 + 1_000
+        assert each.thread_held_count <= each.turn_count
