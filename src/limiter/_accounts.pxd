@@ -13,6 +13,12 @@ cdef struct HoldRow:
     int64_t lapse_ms
     uint64_t position          # of the commit
 
+cdef enum:
+    # Who is told when what an account's limits say changes.
+    WATCH_NOBODY = 0
+    WATCH_NEXT = 1             # the next change
+    WATCH_TOLD = 2             # it has been told, and nobody has looked since
+
 cdef struct Account:
     uint32_t name_id
     uint32_t epoch             # of the policies that the binding is of
@@ -23,6 +29,7 @@ cdef struct Account:
     KindState* states          # owned; the binding's kinds, then those that are only inline
     int bound_count
     int state_count
+    int watch                  # whether somebody is told of changes; see WATCH_NOBODY
     int inline_count           # kinds kept for inline limits, whether the binding has them too
     int lent_count             # kinds that are only lent
     int building_count         # kinds of which not everything is counted yet

@@ -41,6 +41,8 @@ cdef class Core:
     cdef RequestTable requests
     cdef DenialBuffer denials  # what is denied, for the restrictions log; None where there is none
     cdef object define_kind
+    cdef object on_change      # is told which watched account has changed; None without watchers
+    cdef object on_hold        # is told when a hold ends before all others; None while it need not
     cdef Terms plain           # of a commit that counts now and for good
 
     # --- attempts
@@ -108,7 +110,10 @@ cdef class Core:
     cdef int record_denial(self, Subject* subject, int64_t now_ms) except -1
 
     # --- what becomes of commits
+    cdef int tell(self, Account* account) except -1
+    cdef int tell_hold(self, uint64_t position) except -1
     cdef int lapse_due(self, int64_t now_ms) except -1
+    cdef int lapse_some(self, int64_t now_ms, uint32_t most) except -1
     cdef int record_fate(
         self, Account* account, uint64_t commit, int fate, int64_t now_ms
     ) except -1

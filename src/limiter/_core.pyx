@@ -25,7 +25,7 @@ from limiter.errors import (
     InvalidArgument,
     ResourceExhausted,
 )
-from limiter._accounts cimport Account, Accounts
+from limiter._accounts cimport WATCH_NEXT, WATCH_TOLD, Account, Accounts
 from limiter._denials cimport DenialBuffer
 from limiter._event cimport (
     EVENT_BATCH_HEAD,
@@ -165,6 +165,8 @@ cdef class Core:
     def policies_changed(self):
         """Every account asks `bind` again at its next touch."""
         self.accounts.epoch += 1
+        if self.on_change is not None:
+            self.on_change(0)
 
     def append_revision(self, bytes payload not None, int64_t now_ms):
         """Journals a change of policies, whose bytes only the policy layer understands."""
@@ -305,6 +307,10 @@ cdef class Core:
         self.record_commit(account, subject, key, terms, places, now_ms, committed)
         if is_shadowed:
             self.denials.note(subject, shadow.reason, &shadow, shadow_etag, NO_TIME, now_ms, True)
+        if account.watch:
+            self.tell(account)
+        if terms.hold_ms:
+            self.tell_hold(committed.position)
         if full and (terms.recorded or terms.hold_ms):
             self.judge.restate(
                 self.accounts,
@@ -543,12 +549,31 @@ cdef class Core:
 
     # ------------------------------------------------------------ what becomes of commits
 
+    cdef int tell(self, Account* account) except -1:
+        # Something in a watched account has changed. Only the first change is told, until somebody
+        # looks again.
+        if account.watch == WATCH_NEXT and self.on_change is not None:
+            account.watch = WATCH_TOLD
+            self.on_change(account.name_id)
+        return 0
+
+    cdef int tell_hold(self, uint64_t position) except -1:
+        # The commit at this position is held from now on.
+        if self.on_hold is not None and self.past.fates.due[0].position == position:
+            self.on_hold()
+        return 0
+
     cdef int lapse_due(self, int64_t now_ms) except -1:
         # Every hold that has ended by now_ms lapses, each at its end.
+        return self.lapse_some(now_ms, <uint32_t>-1)
+
+    cdef int lapse_some(self, int64_t now_ms, uint32_t most) except -1:
+        # The same for so many of them, the earliest first.
         cdef const FateRow* row
         cdef Subject subject
         cdef uint64_t position
-        while True:
+        while most:
+            most -= 1
             position = fates_due(&self.past.fates, now_ms)
             if position == 0:
                 return 0
@@ -556,6 +581,7 @@ cdef class Core:
             memset(&subject, 0, sizeof(Subject))
             self.past.name_of(row.account, &subject.account)
             self.record_fate(self.accounts.make(&subject), position, FATE_LAPSED, row.at_ms)
+        return 0
 
     cdef int record_fate(
         self, Account* account, uint64_t commit, int fate, int64_t now_ms
@@ -574,6 +600,8 @@ cdef class Core:
         else:
             self.past.undo(account, commit, fate, now_ms)
         account.last_position = self.recorder.append(&event)
+        if account.watch:
+            self.tell(account)
         return 0
 
     # ------------------------------------------------------------ replay

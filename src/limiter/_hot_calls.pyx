@@ -207,6 +207,27 @@ cdef class HotCalls(HotHandler):
             stream = stream.next
         connection.flush()
 
+    def has_streams(self):
+        """Whether CommitStreams are open, and their callers are asked who they are."""
+        return self.stream_count > 0 and self.gate is not None
+
+    def look(self, Connection connection not None):
+        """Ends the connection's CommitStreams whose keys have ended: what they have decided is
+        answered."""
+        cdef Stream* stream = connection.streams
+        cdef int64_t now_ms
+        if stream == NULL or self.gate is None:
+            return
+        now_ms = self.clock.now_ms()
+        while stream != NULL:
+            if stream.method == METHOD_COMMIT_STREAM and not stream.answered:
+                try:
+                    self.guard_of(connection, stream).admit(0, now_ms)
+                except Exception as error:
+                    connection.finish(stream, self.faults.trailers_of(error))
+            stream = stream.next
+        connection.flush()
+
     # ------------------------------------------------------------ what the connection asks
 
     cdef int method_of(self, const uint8_t* path, size_t size) noexcept:

@@ -21,6 +21,10 @@ cdef int64_t hours_opening_ms(
     const HoursRules* hours, const ZoneRules* zone, int64_t from_ms
 ) noexcept nogil
 
+cdef int64_t hours_change_ms(
+    const HoursRules* hours, const ZoneRules* zone, int64_t from_ms
+) noexcept nogil
+
 cdef inline const ZoneRules* zone_of(
     const HoursRules* hours, const ZoneRules* contact_zone
 ) noexcept nogil:

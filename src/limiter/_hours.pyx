@@ -44,6 +44,17 @@ cdef int64_t wait_ms(const HoursRules* hours, int64_t local_ms) noexcept nogil:
     return hours.starts[0] * MINUTE_MS + WEEK_MS - week_ms
 
 
+cdef int64_t open_ms(const HoursRules* hours, int64_t local_ms) noexcept nogil:
+    # How much later on the wall the range ends that it is open in.
+    cdef int64_t week_ms = (local_ms + 3 * DAY_MS) % WEEK_MS
+    cdef int number = 0
+    if week_ms < 0:
+        week_ms += WEEK_MS
+    while hours.ends[number] * MINUTE_MS <= week_ms:
+        number += 1
+    return hours.ends[number] * MINUTE_MS - week_ms
+
+
 cdef bint hours_open(
     const HoursRules* hours, const ZoneRules* zone, int64_t at_ms
 ) noexcept nogil:
@@ -64,6 +75,20 @@ cdef int64_t hours_opening_ms(
         # The clock changes before that.
         at_ms = zone.transition_ms[number]
         number += 1
+
+
+cdef int64_t hours_change_ms(
+    const HoursRules* hours, const ZoneRules* zone, int64_t from_ms
+) noexcept nogil:
+    # An instant after from_ms up to which it stays as open as it is then; where the clock on the
+    # wall changes it may stay so for longer.
+    cdef int number = offset_number(zone, from_ms)
+    cdef int64_t change_ms = from_ms + wait_ms(hours, from_ms + zone.offset_ms[number])
+    if change_ms == from_ms:
+        change_ms += open_ms(hours, from_ms + zone.offset_ms[number])
+    if number < zone.count:
+        change_ms = min(change_ms, zone.transition_ms[number])
+    return change_ms
 
 
 cdef class Hours:

@@ -127,6 +127,13 @@ cdef class HotHandler:
     def leave(self, Connection connection not None):
         """The server stops: ends the calls that would not end by themselves."""
 
+    def has_streams(self):
+        """Whether calls are open that may stay so for long, on any connection."""
+        return False
+
+    def look(self, Connection connection not None):
+        """Ends such calls of the connection whose callers are not let in any more."""
+
     cdef int method_of(self, const uint8_t* path, size_t size) noexcept:
         # The number of a hot method, 0 when it is none.
         return 0

@@ -39,6 +39,16 @@ cdef class Judge:
         bint recorded = *,
         int64_t at_ms = *,
     ) except -1
+    cdef int conclude(
+        self,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        int64_t now_ms,
+        bint require_policy,
+        bint recorded = *,
+        int64_t at_ms = *,
+    ) except -1
     cdef int restate(
         self,
         Accounts accounts,

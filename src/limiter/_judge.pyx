@@ -469,7 +469,6 @@ cdef class Judge:
     ) except -1:
         # Fills self.decision, with all statuses if `full`. Raises InvalidArgument when an enforced
         # limit lacks a field. What was `recorded` went out at at_ms and is allowed in any case.
-        cdef Decision* decision = &self.decision
         self.weigh(
             accounts,
             account,
@@ -479,6 +478,21 @@ cdef class Judge:
             now_ms,
             ASK_RECORD if recorded else ASK_DECISION,
         )
+        self.conclude(account, plan, inline_rules, now_ms, require_policy, recorded, at_ms)
+        return self.show(account, now_ms, full)
+
+    cdef int conclude(
+        self,
+        Account* account,
+        BoundPlan plan,
+        InlineRules inline_rules,
+        int64_t now_ms,
+        bint require_policy,
+        bint recorded=False,
+        int64_t at_ms=0,
+    ) except -1:
+        # After weigh(): fills self.decision, all but the statuses.
+        cdef Decision* decision = &self.decision
         decision.decide_ms = now_ms
         decision.retry_ms = NO_TIME
         decision.binding = -1
@@ -506,7 +520,7 @@ cdef class Judge:
         elif decision.binding < 0:
             # Of limits that do not deny it is only foreseen.
             decision.retry_ms = NO_TIME
-        return self.show(account, now_ms, full)
+        return 0
 
     cdef void judge_recorded(self, int64_t at_ms, int64_t now_ms) noexcept:
         # What went out so early that a window has passed over it adds nothing there; whether it

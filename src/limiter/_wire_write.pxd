@@ -32,6 +32,9 @@ cdef class OutBuffer:
         self, int64_t accepted, int64_t denied, int64_t duplicate, int64_t opted_out
     ) except -1
     cdef int usage_response(self, const LimitResult* results, int count) except -1
+    # What a WatchUsageResponse has beside: all but its time, and that by itself.
+    cdef int watch_outcome(self, bint allowed, int64_t retry_ms) except -1
+    cdef int watch_time(self, int64_t at_ms) except -1
 
     # The bytes so far; the buffer is empty afterwards.
     cdef bytes take(self)

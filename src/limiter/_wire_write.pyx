@@ -3,9 +3,9 @@
 """From decisions in plain C structs to the protobuf bytes of the hot responses.
 
 In: decisions as the core left them, and where they stand in the journal. Out: the bytes of a
-CheckResponse, CommitResponse, CheckBatchResponse, CommitBatchResponse or GetUsageResponse in
-canonical form: fields in the order of their numbers, defaults left out, so that equal responses are
-equal bytes.
+CheckResponse, CommitResponse, CheckBatchResponse, CommitBatchResponse, GetUsageResponse or
+WatchUsageResponse in canonical form: fields in the order of their numbers, defaults left out, so
+that equal responses are equal bytes.
 
 Every message is measured before it is written, so that its size can stand in front of it and room
 is made once. What always holds: a buffer that cannot grow raises MemoryError and keeps what it had.
@@ -230,6 +230,17 @@ cdef class OutBuffer:
         for i in range(count):
             at = put_status_field(at, 1, &results[i])
         self.size = at - self.data
+        return 0
+
+    cdef int watch_outcome(self, bint allowed, int64_t retry_ms) except -1:
+        cdef uint8_t* at = self.reserve(varint_field_size(allowed) + time_field_size(retry_ms))
+        at = put_varint_field(at, 2, allowed)
+        self.size = put_time_field(at, 3, retry_ms) - self.data
+        return 0
+
+    cdef int watch_time(self, int64_t at_ms) except -1:
+        cdef uint8_t* at = self.reserve(time_field_size(at_ms))
+        self.size = put_time_field(at, 4, at_ms) - self.data
         return 0
 
     cdef bytes take(self):

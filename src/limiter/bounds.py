@@ -267,6 +267,17 @@ CONCURRENT_STREAMS_MAX: Final = 1_000
 # Requests of one stream that are decided and wait for their group or their turn to be answered.
 STREAM_WINDOW_MAX: Final = 1_024
 
+# Watchers of usage, in all and by one connection; how often one is told at most, and after what
+# time it is looked once more whether there is something to tell.
+WATCHERS_MAX: Final = 5_000
+CONNECTION_WATCHERS_MAX: Final = 500
+WATCH_INTERVAL_MS: Final = 100
+WATCH_LOOK_MS_MAX: Final = DAY_MS
+
+# How often it is looked whether the key behind an open stream is still good: who has it revoked
+# finds the stream ended within a second.
+CREDENTIAL_LOOK_MS: Final = 400
+
 # When to come back after a refusal for load: a few groups later.
 RETRY_AFTER_MS: Final = 50
 
@@ -429,6 +440,11 @@ _check(
 _check(PAGE_SIZE_MAX <= RESTRICTIONS_SCAN_MAX, "one call can fill a page of restrictions")
 _check(REQUEST_IDS_MAX < 2**32, "a table of request ids can be indexed by 32 bits")
 _check(CONCURRENT_STREAMS_MAX <= CONCURRENT_CALLS_MAX, "streams are calls")
+_check(
+    CONNECTION_WATCHERS_MAX <= WATCHERS_MAX <= CONCURRENT_CALLS_MAX // 2,
+    "watchers leave room for other calls",
+)
+_check(2 * CREDENTIAL_LOOK_MS < SECOND_MS, "a stream ends within a second of its key")
 _check(
     MESSAGE_BYTES_MAX <= CONNECTION_UNREAD_BYTES_MAX <= UNREAD_BYTES_MAX,
     "one message can always come",

@@ -93,6 +93,8 @@ class DrivenClock:
     def __init__(self, start_ms: int) -> None:
         _check_instant(start_ms)
         self._now_ms = start_ms
+        # Called after each move: who waits for an instant.
+        self.on_move: Callable[[], None] | None = None
 
     def now_ms(self) -> int:
         """The instant that the clock was set to."""
@@ -111,6 +113,8 @@ class DrivenClock:
                 f"back to {format_instant(now_ms)}",
             )
         self._now_ms = now_ms
+        if self.on_move is not None:
+            self.on_move()
 
 
 def _check_instant(instant_ms: int) -> None:

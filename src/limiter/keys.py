@@ -129,7 +129,7 @@ class _Guarded:
                 guard.end(_unknown())
                 del self._guards[hashed, author]
 
-    def end(self, error: errors.Unauthenticated) -> None:
+    def end(self, error: errors.LimiterError) -> None:
         """Ends all of them."""
         for guard in self._guards.values():
             guard.end(error)
@@ -184,10 +184,10 @@ class KeyStore:
         guard.renew(now_ms)
         return guard
 
-    def close(self) -> None:
-        """Ends all guards: this state of the keys does not count any more."""
+    def close(self, why: errors.LimiterError) -> None:
+        """Ends all guards with this fault: this state of the keys does not count any more."""
         for guarded in self._keys.values():
-            guarded.end(_unknown())
+            guarded.end(why)
 
     # --- Reading ----------------------------------------------------------------------------------
 

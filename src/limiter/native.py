@@ -74,7 +74,7 @@ class NativeServer(Faults):
         self._is_crowded = False
         self._call_count = 0
         self._refused_count = 0
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping: tuple[asyncio.Task[None], ...] = ()
         self._stopped = asyncio.Event()
         # Set while there is no connection.
         self._nobody = asyncio.Event()
@@ -149,7 +149,7 @@ class NativeServer(Faults):
                     ssl_handshake_timeout=handshake_s,
                 )
             )
-        self._sweeping = loop.create_task(self._sweep())
+        self._sweeping = (loop.create_task(self._sweep()), loop.create_task(self._look()))
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, waits up to `grace` seconds for those under way, cuts off the rest.
@@ -161,11 +161,11 @@ class NativeServer(Faults):
             server.close()
         self._listening.clear()
         self._sockets.clear()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for sweeping in self._sweeping:
+            sweeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
-            self._sweeping = None
+                await sweeping
+        self._sweeping = ()
         for connection in tuple(self._connections):
             self._hot.leave(connection)
             connection.announce_shutdown()
@@ -199,6 +199,17 @@ class NativeServer(Faults):
                 now_s = time.monotonic()
                 connection.sweep(now_s)
                 life.look(now_s)
+
+    async def _look(self) -> None:
+        """Ends the streams of those who are not let in any more, in slices too."""
+        while True:
+            await asyncio.sleep(bounds.CREDENTIAL_LOOK_MS / 1000)
+            if not self._hot.has_streams():
+                continue
+            for number, connection in enumerate(tuple(self._connections)):
+                if number % _SWEEP_SLICE == _SWEEP_SLICE - 1:
+                    await asyncio.sleep(0)
+                self._hot.look(connection)
 
     # --- what connections ask ---------------------------------------------------------------------
 

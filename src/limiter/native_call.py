@@ -15,6 +15,7 @@ import inspect
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, nullcontext
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -264,8 +265,11 @@ class Call:
             if not handler.response_streaming and self._code in {None, grpc.StatusCode.OK}:
                 await self.write(reply)
             return
-        async for reply in answer:
-            await self.write(reply)
+        # One that is not a generator has nothing to close.
+        closing = aclosing(answer) if hasattr(answer, "aclose") else nullcontext()
+        async with closing:
+            async for reply in answer:
+                await self.write(reply)
 
     async def _only_request(self) -> Any:
         request = await self.read()

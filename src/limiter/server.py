@@ -55,10 +55,13 @@ from limiter._activity import Activity
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
+from limiter._watch import notify
+from limiter.alarms import Alarms
 from limiter.grpc_wire import Faults
 from limiter.history import History, first_position
 from limiter.journal import GroupCommitter, SequenceConflict
 from limiter.keys import KeyStore
+from limiter.lapsing import Lapses
 from limiter.native import NativeServer
 from limiter.observation import Held
 from limiter.observing import Observing
@@ -71,6 +74,7 @@ from limiter.service.decision import DecisionService, Engine
 from limiter.service.health import Health
 from limiter.service.revisions import Revisions
 from limiter.service.test_clock import TestClockServicer
+from limiter.service.watching import Watching
 from limiter.store import DataFolder, LmdbJournal
 from limiter.tls import ServerFiles
 from limiter.v1 import test_clock_service_pb2
@@ -190,6 +194,7 @@ class _State:
         self.history = History(self.core, journal, _SHARD)
         self.core.recall_from(self.history)
         self.committer: GroupCommitter | None = None
+        self.lapses: Lapses | None = None
 
     def recover(self, stopping: threading.Event) -> recovery.Recovered:
         """Replays the journal; blocks. Raises Unavailable soon after `stopping` is set."""
@@ -229,6 +234,8 @@ class _State:
 
     async def close(self) -> None:
         """Writes what is pending and closes the journal. Raises Unavailable if that failed."""
+        if self.lapses is not None:
+            self.lapses.close()
         try:
             if self.committer is not None:
                 await self.committer.close()
@@ -256,6 +263,8 @@ class Server:
         self._absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
         # Outlives the state: what was decided was decided.
         self._activity = Activity()
+        self._watching = Watching()
+        self._alarms: Alarms | None = None
         self._mending: asyncio.Task[None] | None = None
         # Set by whoever wants a start to end early; read by the thread that recovers.
         self._stopping = threading.Event()
@@ -323,6 +332,7 @@ class Server:
         _log.info("stopping")
         await self._health.drain()
         self._decisions.drain()
+        self._watching.drain()
         await self._server.stop(bounds.DRAIN_MS_MAX / 1000)
         self._server = None
         await self._clean_up()
@@ -438,6 +448,7 @@ class Server:
             self._observing.recovered(recovered, time.monotonic() - begun_s)
             if self._clock is None:
                 self._clock = _make_clock(self._config, state.core.last_event_ms)
+                self._alarms = Alarms(self._clock)
             self._restrictions.start(first_position(recovered.tail + 1), self._clock.now_ms)
         except BaseException:
             journal.close()
@@ -466,6 +477,7 @@ class Server:
     async def _attach(self, state: _State) -> None:
         """Answers calls from this state."""
         assert self._clock is not None
+        assert self._alarms is not None
         assert state.committer is not None
         self._state = state
         await self._make_first_key(state)
@@ -490,7 +502,12 @@ class Server:
             clock=self._clock,
             restrictions=self._restrictions.log,
             require_policy=self._config.require_policy,
+            watching=self._watching,
         )
+        self._watching.attach(state.core, decider, self._clock, self._alarms)
+        state.lapses = Lapses(state.core, state.committer, self._clock, self._alarms)
+        notify(state.core, self._watching.changed, state.lapses.look)
+        state.lapses.look()
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
         self._observing.attach_state(Held(state.core, state.journal, state.policies), self._clock)
 
@@ -512,6 +529,8 @@ class Server:
         self._decisions.detach(failure)
         self._gate.detach(failure)
         self._observing.detach_state(has_failed=True)
+        self._watching.detach()
+        notify(state.core, None, None)
         self._servicers = {}
         self._absence = failure
         _log.critical("journal failed: %s", failure.message)
@@ -552,6 +571,10 @@ class Server:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+        await self._watching.close()
+        if self._alarms is not None:
+            self._alarms.close()
+            self._alarms = None
         state, self._state = self._state, None
         self._observing.detach_state()
         try:

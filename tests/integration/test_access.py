@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -208,6 +209,31 @@ async def test_a_revoked_key_ends_at_once_in_open_connections_and_streams(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert caught.value.code() is UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_streams_that_are_silent_end_with_their_key(tmp_path: Path, transport: str) -> None:
+    async with keyed(tmp_path, transport) as server:
+        made = await server.made("sender", role=access_pb2.ROLE_SENDER, accounts=["own"])
+        stream: Any = server.decisions.CommitStream(metadata=bearer(made.secret))
+        await stream.write(decisions.CommitRequest(attempt=attempt("own")))
+        assert (await stream.read()).decision.outcome
+        # One that has not said anything yet, and one that only listens.
+        fresh: Any = server.decisions.CommitStream(metadata=bearer(made.secret))
+        template = decisions.WatchUsageRequest(attempt=attempt("own"))
+        watch: Any = server.decisions.WatchUsage(template, metadata=bearer(made.secret))
+        assert (await watch.read()).allowed
+        others: Any = server.decisions.WatchUsage(template, metadata=server.metadata)
+        assert (await others.read()).allowed
+        await server.access.RevokeApiKey(
+            access_service_pb2.RevokeApiKeyRequest(name="apiKeys/sender"), metadata=server.metadata
+        )
+        for call in (stream, fresh, watch):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asyncio.wait_for(call.read(), 30)
+            assert caught.value.code() is UNAUTHENTICATED
+        # Whose key is good stays.
+        assert not others.done()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

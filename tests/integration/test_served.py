@@ -31,7 +31,6 @@ SERVICES = [
     )
 ]
 NOT_SERVED = {
-    "WatchUsage",
     "SimulatePolicy",
     "AddSuppressions",
     "RemoveSuppressions",

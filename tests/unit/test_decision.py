@@ -343,7 +343,7 @@ class TestStream:
             harness.journal.let_through(1_000)
             other = harness.call("Commit", b"other")
             assert await other == b"other@1000"
-            assert harness.service._readers == set()
+            assert harness.service._readers == {}
         assert harness.journalled().split(b";")[:20] == [b"%d" % number for number in range(20)]
 
     async def test_load_slows_it_down_instead_of_ending_it(self) -> None:

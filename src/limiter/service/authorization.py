@@ -11,7 +11,7 @@ checked by the same guards, inside `limiter._hot`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -22,7 +22,7 @@ from limiter._guard import Guard
 from limiter.access import ANONYMOUS, Caller, Permission
 from limiter.keys import KeyStore
 
-__all__ = ["METHODS", "Context", "Gate", "Rule", "Visit", "caller"]
+__all__ = ["METHODS", "Context", "Gate", "Rule", "Visit", "caller", "visit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +170,17 @@ METHODS: Final[dict[str, Rule]] = {
 _caller: Final[ContextVar[Caller]] = ContextVar("caller", default=ANONYMOUS)
 
 
+_visit: Final[ContextVar[Visit | None]] = ContextVar("visit", default=None)
+
+
 def caller() -> Caller:
     """Who makes the call that is being served."""
     return _caller.get()
+
+
+def visit() -> Visit | None:
+    """The call that is being served, as it was let in."""
+    return _visit.get()
 
 
 class Context(Protocol):
@@ -205,7 +213,7 @@ class Gate:
     def detach(self, absence: errors.Unavailable) -> None:
         """Knows nobody from now on."""
         if self._keys is not None:
-            self._keys.close()
+            self._keys.close(absence)
         self._keys = None
         self._absence = absence
 
@@ -218,8 +226,7 @@ class Gate:
         if rule.is_open or not self.demanded:
             names = _certificate_names(context.auth_context())
             who = replace(ANONYMOUS, author=f"certificates/{names[0]}") if names else ANONYMOUS
-            _caller.set(who)
-            return Visit(rule, None, who, self._now_ms)
+            return self._let_in(Visit(rule, None, who, self._now_ms))
         guard = self.guard_of_context(context)
         guard.require(rule.permission or 0, self._now_ms())
         who = guard.caller
@@ -231,8 +238,15 @@ class Gate:
                 f"{who.author} is for a part of what this method reaches; it takes a key for"
                 + (" all accounts" if rule.is_operators else " the account as a whole"),
             )
-        _caller.set(who)
-        return Visit(rule, guard, who, self._now_ms)
+        return self._let_in(
+            Visit(rule, guard, who, self._now_ms, lambda: self.enter(path, context))
+        )
+
+    @staticmethod
+    def _let_in(visit: Visit) -> Visit:
+        _caller.set(visit.caller)
+        _visit.set(visit)
+        return visit
 
     def guard_of_context(self, context: Context) -> Guard:
         """The guard of who calls. Raises `Unauthenticated` and `Unavailable`."""
@@ -282,12 +296,28 @@ class Visit:
     """One call that was let in."""
 
     def __init__(
-        self, rule: Rule, guard: Guard | None, who: Caller, now_ms: Callable[[], int]
+        self,
+        rule: Rule,
+        guard: Guard | None,
+        who: Caller,
+        now_ms: Callable[[], int],
+        enter: Callable[[], Visit] | None = None,
     ) -> None:
         self._rule = rule
         self._guard = guard
         self._caller = who
         self._now_ms = now_ms
+        self._enter = enter
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls."""
+        return self._caller
+
+    @property
+    def guard(self) -> Guard | None:
+        """What guards the call; None where nobody is asked who he is."""
+        return self._guard
 
     def check(self, request: Message) -> None:
         """Raises `NotFound` or `PermissionDenied` for a request that reaches what is not his."""
@@ -313,6 +343,13 @@ class Visit:
         """Raises `Unauthenticated` when what let him in has ended meanwhile."""
         if self._guard is not None:
             self._guard.renew(self._now_ms())
+
+    def come_again(self) -> None:
+        """Goes through the gate once more, the keys having been recovered anew. Raises like
+        `Gate.enter`."""
+        if self._enter is not None:
+            fresh = copy_context().run(self._enter)
+            self._guard, self._caller = fresh.guard, fresh.caller
 
     def _check_name(self, name: str, path: str, writes: bool) -> None:
         if name.startswith(_ACCOUNTS):

@@ -30,6 +30,7 @@ from limiter.service.policy import PolicyServicer
 from limiter.service.restrictions import RestrictionServicer
 from limiter.service.revisions import Revisions
 from limiter.service.versions import VersionServicer
+from limiter.service.watching import Watching, WatchServicer
 
 __all__ = ["SERVICES", "ColdService", "Parts"]
 
@@ -49,6 +50,7 @@ class Parts:
     restrictions: RestrictionLog | None
     # Whether an attempt that no assignment covers is denied.
     require_policy: bool
+    watching: Watching
 
     def durable(self) -> Awaitable[None]:
         """Waits until everything appended up to now is durable. Raises Unavailable."""
@@ -72,6 +74,7 @@ SERVICES: Final = (
             Commitments(parts.core), parts.shard, parts.durable, parts.clock.now_ms
         ),
     ),
+    ColdService(DECISION_SERVICE, WatchServicer, lambda parts: WatchServicer(parts.watching)),
     ColdService(
         DECISION_SERVICE,
         RestrictionServicer,

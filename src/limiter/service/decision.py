@@ -104,7 +104,8 @@ class DecisionService:
         )
         self._is_draining = False
         # The tasks that read the open streams, to be ended when the server drains.
-        self._readers: set[asyncio.Task[None]] = set()
+        self._readers: dict[asyncio.Task[None], _Stream] = {}
+        self._looking: asyncio.Task[None] | None = None
         self._message_answered: Callable[[int], None] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -128,7 +129,8 @@ class DecisionService:
     def drain(self) -> None:
         """Ends the open streams: what they have decided is answered, nothing more is read."""
         self._is_draining = True
-        for reader in self._readers:
+        for reader, stream in self._readers.items():
+            stream.ending = _draining()
             reader.cancel()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -214,19 +216,25 @@ class DecisionService:
                 raise _overloaded("too many streams are open")
             stream = _Stream(self, context, self._message_answered)
             reader = asyncio.create_task(stream.read())
-            self._readers.add(reader)
+            self._readers[reader] = stream
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look())
             try:
                 await stream.write()
             finally:
-                self._readers.discard(reader)
+                del self._readers[reader]
                 reader.cancel()
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether streams are being ended."""
-        return self._is_draining
+    async def _look(self) -> None:
+        """Ends the streams of those who are not let in any more, as long as there are streams."""
+        while self._readers:
+            await asyncio.sleep(bounds.CREDENTIAL_LOOK_MS / 1000)
+            for reader, stream in tuple(self._readers.items()):
+                if self._engine is not None and not stream.may_go_on(self._engine):
+                    reader.cancel()
+        self._looking = None
 
     async def admit_patiently(self) -> Engine:
         """The engine, once it can take one more request. Raises Unavailable without one."""
@@ -267,6 +275,19 @@ class _Stream:
         self._message_answered = message_answered
         self._window = asyncio.Semaphore(bounds.STREAM_WINDOW_MAX)
         self._answers: asyncio.Queue[_Answer | _End] = asyncio.Queue()
+        self._guard: Guard | None = None
+        # What the reader ends with when it is cancelled; None if its client has gone.
+        self.ending: errors.LimiterError | None = None
+
+    def may_go_on(self, engine: Engine) -> bool:
+        """Whether its caller is still let in; if not, that is what it is to end with."""
+        try:
+            self._guard = self._guard or engine.guard(self._context)
+            if self._guard is not None:
+                self._guard.renew(engine.clock.now_ms())
+        except errors.LimiterError as error:
+            self.ending = error
+        return self.ending is None
 
     async def read(self) -> None:
         """Decides requests until the client is done, one is refused, or the server drains.
@@ -275,7 +296,6 @@ class _Stream:
         cancelled has answered for all it decided.
         """
         end: _End = None
-        guard: Guard | None = None
         try:
             while True:
                 await self._window.acquire()
@@ -284,18 +304,18 @@ class _Stream:
                     break
                 begun_ns = 0 if self._message_answered is None else time.monotonic_ns()
                 engine = await self._service.admit_patiently()
-                if guard is None:
-                    guard = engine.guard(self._context)
-                reply, must_wait = engine.decider.commit(request, engine.clock.now_ms(), guard)
+                self._guard = self._guard or engine.guard(self._context)
+                now_ms = engine.clock.now_ms()
+                reply, must_wait = engine.decider.commit(request, now_ms, self._guard)
                 if must_wait:
                     self._answers.put_nowait((reply, engine.committer.wait(), begun_ns))
                 else:
                     engine.committer.kick()
                     self._answers.put_nowait((reply, None, begun_ns))
         except asyncio.CancelledError:
-            if not self._service.is_draining:
+            if self.ending is None:
                 raise
-            end = _draining()
+            end = self.ending
         except Exception as error:  # noqa: BLE001 - told to the client after the replies before it
             end = error
         self._answers.put_nowait(end)

@@ -19,6 +19,7 @@ import bisect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn, Protocol
@@ -132,9 +133,10 @@ def handlers(
 
     Every call goes through the `gate`, before and after its request is read. `servicer` gives the
     one of that class that does the work, for each call anew; it too may raise. Its unary methods
-    are coroutines, those with a stream of replies async generators. One that the class names in
-    `TAKES_BYTES` takes and gives bytes, and gets the visit's `check` as well. Bytes that are no
-    request are INVALID_ARGUMENT like any other fault of the caller.
+    are coroutines, those with a stream of replies async generators of messages, or of the bytes of
+    messages. One that the class names in `TAKES_BYTES` takes and gives bytes, and gets the visit's
+    `check` as well. Bytes that are no request are INVALID_ARGUMENT like any other fault of the
+    caller.
     """
     made: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
@@ -190,9 +192,11 @@ class _Call:
             visit = self.enter(context)
             decoded = _decoded(request, self.request_type)
             visit.check(decoded)
-            async for reply in getattr(self.servicer(), self.name)(decoded, context):
-                visit.renew()
-                yield reply.SerializeToString()
+            replies = getattr(self.servicer(), self.name)(decoded, context)
+            async with aclosing(replies):
+                async for reply in replies:
+                    visit.renew()
+                    yield reply if isinstance(reply, bytes) else reply.SerializeToString()
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 

@@ -607,7 +607,11 @@ class WatchUsageResponse(_message.Message):
     RETRY_TIME_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
-    """Whether an attempt like the template, of one message to somebody new, would be allowed now."""
+    """Whether an attempt like the template would be allowed now. Where the template leaves out the
+    contact or the address, it is one that was never written to; the attempt is of one message
+    unless the template says otherwise. A limit that needs another field which the template leaves
+    out is not evaluated and does not deny: a `Commit` without the field would be refused.
+    """
     @_builtins.property
     def limit_statuses(self) -> _containers.RepeatedCompositeFieldContainer[_decision_pb2.LimitStatus]:
         """The status of every limit that would apply: those of the assigned policy, then the mandatory
@@ -616,8 +620,8 @@ class WatchUsageResponse(_message.Message):
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
-        """When it would be allowed, if it is not now and nothing else is sent. Not set if there is no
-        such instant within 400 days.
+        """When it would be allowed, if it is not now, nothing else is sent and unconfirmed holds lapse.
+        Not set if there is no such instant within 400 days.
         """
 
     @_builtins.property

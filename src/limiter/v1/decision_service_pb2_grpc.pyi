@@ -143,17 +143,20 @@ class DecisionServiceStub:
       cancelled is unknown: repeat the call.
     """
     WatchUsage: _grpc.UnaryStreamMultiCallable[_decision_service_pb2.WatchUsageRequest, _decision_service_pb2.WatchUsageResponse]
-    """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
-    message where they come quickly. Also at the instant at which a count falls or a limit that was
-    full has room again, so that whoever has stopped may go on by it.
+    """Streams what `GetUsage` would say: at once, then whenever it changes, also by the mere course
+    of time. Changes that come quickly are one message: there is at most one in 100 milliseconds.
+    At the instant at which an attempt that was not allowed would be there is one in any case, so
+    that whoever has stopped may go on by it. A message tells how things stand when it is sent;
+    who reads slowly misses what was in between and finds the newest state last.
 
-    Not served yet: `UNIMPLEMENTED`.
+    The stream goes on while the journal is being recovered, and then tells of what was recovered.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
-    - `RESOURCE_EXHAUSTED`: too many streams are open.
-    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    - `RESOURCE_EXHAUSTED`: 5,000 streams of this method are open, or 500 on this connection.
+    - `UNAUTHENTICATED`: the key has expired or was revoked; the stream ends within a second.
+    - `UNAVAILABLE`: the server is draining.
     """
     Plan: _grpc.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]
     """Says for a list of recipients when each may be written to under all limits, nothing else being
@@ -292,17 +295,20 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
       cancelled is unknown: repeat the call.
     """
     WatchUsage: _aio.UnaryStreamMultiCallable[_decision_service_pb2.WatchUsageRequest, _decision_service_pb2.WatchUsageResponse]  # type: ignore[assignment]
-    """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
-    message where they come quickly. Also at the instant at which a count falls or a limit that was
-    full has room again, so that whoever has stopped may go on by it.
+    """Streams what `GetUsage` would say: at once, then whenever it changes, also by the mere course
+    of time. Changes that come quickly are one message: there is at most one in 100 milliseconds.
+    At the instant at which an attempt that was not allowed would be there is one in any case, so
+    that whoever has stopped may go on by it. A message tells how things stand when it is sent;
+    who reads slowly misses what was in between and finds the newest state last.
 
-    Not served yet: `UNIMPLEMENTED`.
+    The stream goes on while the journal is being recovered, and then tells of what was recovered.
 
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
-    - `RESOURCE_EXHAUSTED`: too many streams are open.
-    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    - `RESOURCE_EXHAUSTED`: 5,000 streams of this method are open, or 500 on this connection.
+    - `UNAUTHENTICATED`: the key has expired or was revoked; the stream ends within a second.
+    - `UNAVAILABLE`: the server is draining.
     """
     Plan: _aio.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]  # type: ignore[assignment]
     """Says for a list of recipients when each may be written to under all limits, nothing else being
@@ -492,17 +498,20 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _decision_service_pb2.WatchUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_decision_service_pb2.WatchUsageResponse], _abc.AsyncIterator[_decision_service_pb2.WatchUsageResponse]]:
-        """Streams what `GetUsage` would say: at once, then whenever it changes, several changes in one
-        message where they come quickly. Also at the instant at which a count falls or a limit that was
-        full has room again, so that whoever has stopped may go on by it.
+        """Streams what `GetUsage` would say: at once, then whenever it changes, also by the mere course
+        of time. Changes that come quickly are one message: there is at most one in 100 milliseconds.
+        At the instant at which an attempt that was not allowed would be there is one in any case, so
+        that whoever has stopped may go on by it. A message tells how things stand when it is sent;
+        who reads slowly misses what was in between and finds the newest state last.
 
-        Not served yet: `UNIMPLEMENTED`.
+        The stream goes on while the journal is being recovered, and then tells of what was recovered.
 
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
-        - `RESOURCE_EXHAUSTED`: too many streams are open.
-        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        - `RESOURCE_EXHAUSTED`: 5,000 streams of this method are open, or 500 on this connection.
+        - `UNAUTHENTICATED`: the key has expired or was revoked; the stream ends within a second.
+        - `UNAVAILABLE`: the server is draining.
         """
 
     @_abc_1.abstractmethod
