@@ -7,7 +7,9 @@ from limiter._counters cimport KindState, Undo
 from limiter._index cimport DenseIndex
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, KindRules
 from limiter._names cimport NameTable
+from limiter._opt_outs cimport OptOuts
 from limiter._subject cimport Keys, Name, Subject
+from limiter._types cimport Slice
 
 cdef struct HoldRow:
     int64_t lapse_ms
@@ -38,6 +40,7 @@ cdef struct Account:
     uint32_t hold_capacity
     DenseIndex contacts
     DenseIndex addresses
+    OptOuts* opt_outs          # owned; NULL while nobody ever opted out
 
 cdef class Filler:
     # Fills the counters of kinds that an account has just begun to keep.
@@ -77,6 +80,7 @@ cdef class Accounts:
     cdef void drop_state(self, Account* account, KindState* state) noexcept
     cdef void drop_lent(self, Account* account, InlineRules but) noexcept
     cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil
+    cdef int opt_out(self, Account* account, Slice body, bint adds, uint64_t position) except -1
     cdef void locate(self, const Account* account, Subject* subject) noexcept nogil
     cdef int count_attempt(
         self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms, Undo* undo
@@ -93,4 +97,5 @@ cdef class Accounts:
     ) noexcept nogil
     cdef void leave(self) noexcept
 
+cdef bint is_opted_out(const Account* account, const Subject* subject) noexcept nogil
 cdef void account_free(Account* account) noexcept

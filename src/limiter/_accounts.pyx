@@ -49,9 +49,23 @@ from limiter._kinds cimport (
     matching,
 )
 from limiter._names cimport names_find, names_free, names_insert
+from limiter._opt_outs cimport (
+    WHO_ADDRESS,
+    WHO_CONTACT,
+    OptOuts,
+    opt_outs_apply,
+    opt_outs_find,
+    opt_outs_free,
+)
 from limiter._prefetch cimport prefetch
 from limiter._subject cimport Name, Subject
-from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT
+from limiter._types cimport (
+    DIMENSION_ADDRESS,
+    DIMENSION_CHANNEL,
+    DIMENSION_CONTACT,
+    DIMENSION_COUNT,
+    Slice,
+)
 
 cdef int INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 cdef int KINDS_MAX = bounds.KINDS_MAX
@@ -78,6 +92,9 @@ cdef void account_free(Account* account) noexcept:
     Py_XDECREF(account.binding)
     index_free(&account.contacts)
     index_free(&account.addresses)
+    if account.opt_outs != NULL:
+        opt_outs_free(account.opt_outs)
+        free(account.opt_outs)
 
 
 cdef void begin(KindState* state, KindRules* kind, const Account* account) noexcept nogil:
@@ -127,6 +144,20 @@ cdef inline bint is_idle(const KindState* state, int64_t now_ms) noexcept:
 cdef class Filler:
     cdef int fill(self, Account* account) except -1:
         raise NotImplementedError
+
+
+cdef bint is_opted_out(const Account* account, const Subject* subject) noexcept nogil:
+    # Whether the attempt is to somebody who has opted out, and not of a category that is allowed
+    # all the same.
+    cdef const OptOuts* opt_outs = account.opt_outs
+    if opt_outs == NULL or not (
+        subject.present & (1 << DIMENSION_CONTACT)
+        and opt_outs_find(opt_outs, WHO_CONTACT, &subject.contact) != NULL
+        or subject.present & (1 << DIMENSION_ADDRESS)
+        and opt_outs_find(opt_outs, WHO_ADDRESS, &subject.address) != NULL
+    ):
+        return False
+    return (<Binding>account.binding).allowed.match(subject) != MATCHES
 
 
 @cython.final
@@ -396,6 +427,14 @@ cdef class Accounts:
             if places >> account.states[i].inline_place & 1:
                 account.states[i].last_used_ms = now_ms
 
+    cdef int opt_out(self, Account* account, Slice body, bint adds, uint64_t position) except -1:
+        # Makes so what the journal says at a position about who has opted out.
+        if account.opt_outs == NULL:
+            account.opt_outs = <OptOuts*>calloc(1, sizeof(OptOuts))
+            if account.opt_outs == NULL:
+                raise MemoryError
+        return opt_outs_apply(account.opt_outs, body, adds, position)
+
     # ------------------------------------------------------------ counting
 
     cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil:
@@ -415,6 +454,7 @@ cdef class Accounts:
         # Fills in the indices and ids that are known already; NO_INDEX and 0 for the others.
         cdef int dimension
         cdef Name* name
+        subject.opted_out = account.opt_outs != NULL and is_opted_out(account, subject)
         subject.contact_index = index_find(&account.contacts, &subject.contact)
         subject.address_index = NO_INDEX
         if subject.present & (1 << DIMENSION_ADDRESS):

@@ -12,12 +12,15 @@ from limiter._kinds cimport BoundPlan, InlineRules
 from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestTable
 from limiter._subject cimport Subject
+from limiter._types cimport Slice
 from limiter._wire cimport Decoder, OutBuffer
 
 cdef struct BatchCounts:
     int64_t accepted
     int64_t denied
     int64_t duplicate
+    int64_t opted_out          # left out for that ...
+    int64_t barred             # ... and denied for that
 
 cdef class Batches:
     cdef Core core
@@ -106,4 +109,15 @@ cdef class Batches:
         int64_t from_ms,
     ) except? -2
     cdef void forget_seen(self) noexcept
+    cdef int why_left_out(
+        self,
+        const Account* account,
+        const Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        uint32_t i,
+        int64_t now_ms,
+    ) except -1
+    cdef int leave_out(self, Slice reference, int why, bint quietly, BatchCounts* counts) except -1
+    cdef int count_decided(self, BatchCounts* counts) noexcept
     cdef bint is_duplicate(self, const Subject* subject) except -1

@@ -13,7 +13,7 @@ from libc.string cimport memset
 
 from limiter import bounds
 from limiter.errors import FieldViolation, InvalidArgument, ResourceExhausted
-from limiter._accounts cimport Account
+from limiter._accounts cimport Account, is_opted_out
 from limiter._activity cimport OPERATION_CHECK_BATCH, OPERATION_COMMIT_BATCH, Activity
 from limiter._core cimport Committed, Core, RequestKey
 from limiter._hours cimport ZoneTable
@@ -31,6 +31,7 @@ from limiter._types cimport (
     DIMENSION_ADDRESS,
     NO_TIME,
     OUTCOME_ALLOWED,
+    REASON_OPTED_OUT,
     VIEW_BASIC,
     VIEW_FULL,
     Recipient,
@@ -51,6 +52,11 @@ cdef enum:
     TRY_QUIETLY                # only to see how many pass
     TRY_TO_REPORT              # a CheckBatch
     TRY_TO_REJECT              # a batch that goes as a whole or not, and does not
+
+cdef enum:
+    # Why a recipient is left out.
+    LEFT_OUT_OPTED_OUT = 1
+    LEFT_OUT_DUPLICATE
 
 
 @cython.final
@@ -89,7 +95,9 @@ cdef class Batches:
         self.validate(subject, rules, &none, now_ms)
         if not (whole and self.reject_whole(subject, rules, &none, now_ms, False, &counts)):
             self.try_each(subject, rules, &none, now_ms, TRY_TO_REPORT, NO_TIME, False, &counts)
-        self.out.batch_counts(counts.accepted, counts.denied, counts.duplicate, 0)
+        self.out.batch_counts(
+            counts.accepted, counts.denied, counts.duplicate, counts.opted_out
+        )
         return False
 
     cdef bint answer_commit(
@@ -101,14 +109,16 @@ cdef class Batches:
         self.validate(subject, rules, batch, now_ms)
         if not (whole and self.reject_whole(subject, rules, batch, now_ms, True, &counts)):
             self.commit_each(subject, rules, batch, now_ms, &counts)
-        self.out.batch_counts(counts.accepted, counts.denied, counts.duplicate, 0)
+        self.out.batch_counts(
+            counts.accepted, counts.denied, counts.duplicate, counts.opted_out
+        )
         return counts.accepted != 0
 
     cdef int validate(
         self, Subject* subject, InlineRules rules, const RequestKey* batch, int64_t now_ms
     ) except -1:
         # Raises for whatever the batch will be refused for, before any of it is counted. Fields are
-        # asked of those who will be decided: not of duplicates, nor of whom a repeat answers.
+        # asked of those who will be decided: not of who is left out, nor of whom a repeat answers.
         cdef Request* request = &self.decoder.request
         cdef Account* account = self.core.accounts.find(subject)
         cdef BoundPlan plan = self.core.plan_of(account, subject)
@@ -118,9 +128,10 @@ cdef class Batches:
         cdef uint32_t with_ids = 0
         cdef int lacking = -1      # the first recipient who lacks a field ...
         cdef int dimension         # ... and which
-        # Digests are only needed here where conditions ask for them, or duplicates are looked for.
+        # Digests are only needed here where conditions ask for them, or somebody may be left out.
         cdef bint digests = (
             request.exclude_duplicates
+            or (request.exclude_opt_outs and account.opt_outs != NULL)
             or plan.by_person
             or (rules is not None and rules.by_person)
         )
@@ -137,7 +148,7 @@ cdef class Batches:
                 with_ids += 1
                 self.require_own_id(&key, i)
             if (
-                not (request.exclude_duplicates and self.is_duplicate(subject))
+                not self.why_left_out(account, subject, rules, batch, i, now_ms)
                 and row == NULL
                 and lacking < 0
                 and self.core.judge.lacking_rule(plan, rules, subject, &dimension) != NULL
@@ -242,16 +253,18 @@ cdef class Batches:
         cdef Recipient* recipient
         cdef RequestKey key
         cdef Committed committed
+        cdef const Account* account = self.core.accounts.find(subject)
         cdef int view = request.view or VIEW_BASIC
+        cdef int why
         cdef uint32_t i
         self.forget_seen()
         memset(counts, 0, sizeof(BatchCounts))
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
             self.write_to(subject, i)
-            if request.exclude_duplicates and self.is_duplicate(subject):
-                counts.duplicate += 1
-                self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
+            why = self.why_left_out(account, subject, rules, batch, i, now_ms)
+            if why:
+                self.leave_out(recipient.reference, why, False, counts)
                 continue
             key = self.request_keys.recipient(request, rules, batch, i)
             self.core.commit(
@@ -261,11 +274,9 @@ cdef class Batches:
             self.activity.note(
                 OPERATION_COMMIT_BATCH, self.core.judge, subject, committed.replayed
             )
+            self.count_decided(counts)
             if committed.position:
-                counts.accepted += 1
                 self.core.remember_batch(subject, batch, now_ms)
-            else:
-                counts.denied += 1
             self.out.batch_result(
                 recipient.reference,
                 &self.core.judge.decision,
@@ -327,15 +338,15 @@ cdef class Batches:
         cdef Committed committed
         cdef int view = request.view or VIEW_BASIC
         cdef uint32_t i
+        cdef int why
         cdef bint fits
         for i in range(request.recipient_count):
             recipient = &request.recipients[i]
             self.write_to(trial, i)
             memset(&committed, 0, sizeof(Committed))
-            if request.exclude_duplicates and self.is_duplicate(trial):
-                counts.duplicate += 1
-                if purpose != TRY_QUIETLY:
-                    self.out.batch_result(recipient.reference, NULL, 0, 0, 0, False)
+            why = self.why_left_out(account, trial, rules, batch, i, now_ms)
+            if why:
+                self.leave_out(recipient.reference, why, purpose == TRY_QUIETLY, counts)
                 continue
             key = self.request_keys.recipient(request, rules, batch, i)
             row = core.remembered(&key, now_ms)
@@ -361,10 +372,7 @@ cdef class Batches:
                         core.record_denial(trial, now_ms)
                 if fits:
                     core.accounts.count_tentatively(account, trial, now_ms, now_ms)
-            if core.judge.decision.outcome == OUTCOME_ALLOWED:
-                counts.accepted += 1
-            else:
-                counts.denied += 1
+            self.count_decided(counts)
             if purpose != TRY_QUIETLY:
                 self.activity.note(
                     OPERATION_COMMIT_BATCH if journal else OPERATION_CHECK_BATCH,
@@ -395,11 +403,15 @@ cdef class Batches:
         cdef int64_t retry_ms
         if journal:
             # A rejected recipient is journalled, and journalled names have real ids.
+            # Where the last one lived who was looked at says nothing about the others.
+            self.zones.put(subject, self.decoder.request.attempt.contact_time_zone, -1)
             self.core.recorder.intern(subject)
         self.try_each(subject, rules, batch, now_ms, TRY_QUIETLY, NO_TIME, False, counts)
         if counts.denied == 0:
             return False
-        retry_ms = self.batch_retry_ms(subject, rules, batch, now_ms)
+        retry_ms = NO_TIME
+        if counts.barred == 0:
+            retry_ms = self.batch_retry_ms(subject, rules, batch, now_ms)
         self.try_each(subject, rules, batch, now_ms, TRY_TO_REJECT, retry_ms, journal, counts)
         return True
 
@@ -474,7 +486,7 @@ cdef class Batches:
         self.forget_seen()
         for i in range(request.recipient_count):
             self.write_to(&trial, i)
-            if request.exclude_duplicates and self.is_duplicate(&trial):
+            if self.why_left_out(account, &trial, rules, batch, i, now_ms):
                 continue
             key = self.request_keys.recipient(request, rules, batch, i)
             if core.remembered(&key, now_ms) != NULL:
@@ -497,6 +509,46 @@ cdef class Batches:
             core.accounts.count_tentatively(empty, &alone, now_ms, now_ms)
             core.accounts.undo_size = undo_size
         return at_ms
+
+    # ------------------------------------------------------------ who is left out
+
+    cdef int why_left_out(
+        self,
+        const Account* account,
+        const Subject* subject,
+        InlineRules rules,
+        const RequestKey* batch,
+        uint32_t i,
+        int64_t now_ms,
+    ) except -1:
+        # Whether a recipient is not decided at all, and why. Who was accepted under this id before
+        # they opted out is answered as they were.
+        cdef Request* request = &self.decoder.request
+        cdef RequestKey key
+        if request.exclude_opt_outs and is_opted_out(account, subject):
+            key = self.request_keys.recipient(request, rules, batch, i)
+            if self.core.remembered(&key, now_ms) == NULL:
+                return LEFT_OUT_OPTED_OUT
+        if request.exclude_duplicates and self.is_duplicate(subject):
+            return LEFT_OUT_DUPLICATE
+        return 0
+
+    cdef int leave_out(self, Slice reference, int why, bint quietly, BatchCounts* counts) except -1:
+        # Counts who is left out and, unless it is done quietly, says so.
+        cdef bint opted_out = why == LEFT_OUT_OPTED_OUT
+        counts.opted_out += opted_out
+        counts.duplicate += not opted_out
+        if not quietly:
+            self.out.batch_left_out(reference, opted_out)
+        return 0
+
+    cdef int count_decided(self, BatchCounts* counts) noexcept:
+        # Counts what was decided last.
+        cdef bint allowed = self.core.judge.decision.outcome == OUTCOME_ALLOWED
+        counts.accepted += allowed
+        counts.denied += not allowed
+        counts.barred += not allowed and self.core.judge.decision.reason == REASON_OPTED_OUT
+        return 0
 
     cdef void forget_seen(self) noexcept:
         index_free(&self.seen)

@@ -34,6 +34,7 @@ from limiter._event cimport (
     EVENT_DENIAL,
     EVENT_INLINE_KIND,
     EVENT_NAME,
+    EVENT_OPT_OUTS,
     EVENT_REVISION,
     EVENT_UNDO,
     OFFSET_BITS,
@@ -632,6 +633,10 @@ cdef class Core:
             return self.apply_inline_kind(event, &subject)
         if event.type == EVENT_UNDO or event.type == EVENT_CONFIRM:
             return self.apply_fate(event, &subject, position)
+        if event.type == EVENT_OPT_OUTS:
+            return self.accounts.opt_out(
+                self.accounts.make(&subject), event.body, event.place, position
+            )
         if event.type == EVENT_BATCH_HEAD:
             row.request = event.request
             row.payload = event.payload

@@ -15,7 +15,8 @@ cdef enum:
     EVENT_BATCH_HEAD = 6       # a batch's request_id and what it was asked
     EVENT_UNDO = 7             # a commit counts no longer
     EVENT_CONFIRM = 8          # a commit is held no longer, but counts for good
-    EVENT_TYPE_MAX = 8
+    EVENT_OPT_OUTS = 9         # people opt out of an account's messages, or in again
+    EVENT_TYPE_MAX = 9
 
 cdef enum:
     EVENT_HEADER_BYTES = 4     # type in the low byte, body length in the other three
@@ -54,8 +55,8 @@ cdef struct Event:
     int64_t used_count
     int64_t retry_ms           # NO_TIME when there is none
     uint32_t name_id           # of a name's definition
-    uint32_t place             # of a new inline kind among its account's
-    Slice body                 # text, revision or kind definition; borrowed
+    uint32_t place             # of a new inline kind among its account's; 1 = they opt out, 0 = in
+    Slice body                 # text, revision, kind definition or people; borrowed
 
 cdef struct EventBuffer:
     # The events of the group that is being filled.

@@ -21,6 +21,7 @@ offset in it; 0 is none.
     BATCH_HEAD:      account time request payload
     UNDO:            account time previous_account commit fate
     CONFIRM:         account time previous_account commit
+    OPT_OUTS:        account time place people (see _opt_outs)
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -41,7 +42,7 @@ cdef enum:
     FLAG_HELD = 64
     FLAG_ZONE = 128
 
-# No body but a name, a revision or a definition is longer than this.
+# No body but a name, a revision, a definition or people is longer than this.
 cdef uint32_t FIXED_BYTES_MAX = 320
 
 

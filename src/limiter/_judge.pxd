@@ -106,7 +106,7 @@ cdef class Judge:
     cdef int foresee_resets(self, Account* account, int64_t now_ms, bint allowed) except -1
     cdef bint watch_all(self) except -1
     cdef void judge_recorded(self, int64_t at_ms, int64_t now_ms) noexcept
-    cdef void note_exceeded(self) noexcept
+    cdef void note_exceeded(self, const Subject* subject) noexcept
     cdef int find_binding(self, int64_t now_ms, int enforcement) except -2
     cdef int find_shadowed(self, int64_t now_ms) except -2
     cdef bint shadowed(self, int64_t now_ms, LimitResult* result, Slice* etag) except -1

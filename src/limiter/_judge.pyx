@@ -50,6 +50,7 @@ from limiter._types cimport (
     REASON_BATCH_REJECTED,
     REASON_NO_POLICY,
     REASON_NOT_EVALUATED,
+    REASON_OPTED_OUT,
     REASON_POLICY_REQUIRED,
     REASON_WITHIN_LIMITS,
     LimitResult,
@@ -498,13 +499,17 @@ cdef class Judge:
         decision.binding = -1
         if recorded:
             self.judge_recorded(at_ms, now_ms)
-        elif self.unfit_count:
+        elif self.unfit_count and not subject.opted_out:
             if account.hold_count:
                 self.foresee_passing(account, now_ms)
             decision.binding = self.find_binding(now_ms, ENFORCEMENT_ENFORCED)
         decision.outcome = OUTCOME_ALLOWED
         decision.reason = REASON_WITHIN_LIMITS
-        if decision.binding >= 0:
+        if subject.opted_out and not recorded:
+            # Whatever the limits say, and for good.
+            decision.outcome = OUTCOME_DENIED
+            decision.reason = REASON_OPTED_OUT
+        elif decision.binding >= 0:
             decision.outcome = OUTCOME_DENIED
             decision.reason = denial_reason(&self.weighed[decision.binding])
             if account.hold_count == 0:
@@ -516,7 +521,7 @@ cdef class Judge:
             elif inline_rules is None or inline_rules.count == 0:
                 decision.reason = REASON_NO_POLICY
         if recorded:
-            self.note_exceeded()
+            self.note_exceeded(subject)
         elif decision.binding < 0:
             # Of limits that do not deny it is only foreseen.
             decision.retry_ms = NO_TIME
@@ -538,9 +543,10 @@ cdef class Judge:
                 w.fits = w.used <= w.max_count
             self.shadowed_count += not w.fits and w.rule.enforcement == ENFORCEMENT_SHADOW
 
-    cdef void note_exceeded(self) noexcept:
-        # A recorded message is allowed for the reason that comes first among those of the enforced
-        # limits which it exceeds, if there are any.
+    cdef void note_exceeded(self, const Subject* subject) noexcept:
+        # A recorded message is allowed for the reason that it should not have gone: that somebody
+        # has opted out, or the one that comes first among those of the enforced limits which it
+        # exceeds, if there are any.
         cdef int reason = 0
         cdef int i
         for i in range(self.count):
@@ -551,6 +557,8 @@ cdef class Judge:
                 and (reason == 0 or denial_reason(&self.weighed[i]) < reason)
             ):
                 reason = denial_reason(&self.weighed[i])
+        if subject.opted_out:
+            reason = REASON_OPTED_OUT
         if reason:
             self.decision.reason = reason
 

@@ -130,7 +130,7 @@ cdef class RequestKeys:
         key.given = True
         key.derived = True
         flags[0] = request.atomicity == ATOMICITY_ALL_OR_NOTHING
-        flags[1] = request.exclude_duplicates
+        flags[1] = request.exclude_duplicates | request.exclude_opt_outs << 1
         self.note_attempt(&request.attempt, rules)
         self.note(flags, 2)
         for i in range(request.recipient_count):

@@ -28,6 +28,7 @@ cdef struct Subject:
     uint32_t contact_index     # NO_INDEX = unknown so far
     uint32_t address_index
     bint interned              # every name has its id
+    bint opted_out             # once located: may not be written to
     bint fresh_contact         # once counted: the index was given out for this very attempt
     bint fresh_address
     Name[9] names              # by dimension index; contact and address unused

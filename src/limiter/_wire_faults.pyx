@@ -84,8 +84,6 @@ cdef str describe_rule(const Fault* fault, uint32_t recipients_max):
             f"is {fault.value}, which is not a known value:"
             f" use {_ENUM_CHOICES[fault.field]} or leave it out"
         )
-    if fault.rule == RULE_NOT_SERVED:
-        return "is not served yet: leave it out"
     if fault.rule == RULE_BELONGS_TO_RECIPIENTS:
         return "must be empty here: set it in each of `recipients` instead"
     if fault.rule == RULE_RECIPIENT_COUNT:
@@ -141,8 +139,6 @@ cdef int refuse(
             " client encodes it",
         )
     reason = "INVALID_FIELD"
-    if fault.rule == RULE_NOT_SERVED:
-        reason = "FIELD_NOT_SERVED"
-    elif fault.rule == RULE_MISSING:
+    if fault.rule == RULE_MISSING:
         reason = "MISSING_FIELD"
     raise InvalidArgument.for_field(path, describe_rule(fault, recipients_max), reason)

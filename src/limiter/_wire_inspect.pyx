@@ -109,7 +109,7 @@ def describe(str message, bytes data, *, bint validate = True):
         ],
         "atomicity": decoder.request.atomicity,
         "exclude_duplicates": bool(decoder.request.exclude_duplicates),
-        "exclude_opt_outs": bool(decoder.unserved.exclude_opt_outs),
+        "exclude_opt_outs": bool(decoder.request.exclude_opt_outs),
     }
 
 
@@ -187,8 +187,9 @@ def compose(str message, dict values):
     counted_since_ms for its times. By message:
     - CheckResponse: decision, view
     - CommitResponse: decision, view, position, sequence, replayed
-    - CommitBatchResponse: results, each with reference, decision (None: a duplicate) and the fields
-      of a CommitResponse; counts: accepted, denied, duplicate and opted out, in this order
+    - CommitBatchResponse: results, each with reference, decision (None: left out, as a duplicate or
+      because `opted_out`) and the fields of a CommitResponse; counts: accepted, denied, duplicate
+      and opted out, in this order
     - GetUsageResponse: results
 
     Raises KeyError for an unknown message or a missing value.
@@ -207,6 +208,9 @@ def compose(str message, dict values):
     elif message == "CommitBatchResponse":
         for result in values["results"]:
             reference = result["reference"].encode()
+            if result["decision"] is None:
+                buffer.batch_left_out(slice_of(reference), result["opted_out"])
+                continue
             buffer.batch_result(
                 slice_of(reference), composition.set_decision(result["decision"]), result["view"],
                 result["position"], result["sequence"], result["replayed"],

@@ -30,16 +30,13 @@ cdef struct Request:
     Slice request_id
     int atomicity              # 0 when unset
     bint exclude_duplicates
+    bint exclude_opt_outs
     bint recorded              # mode RECORD
     int64_t event_ms           # NO_TIME when unset
     int64_t hold_ms            # 0 when unset
     int64_t spread_ms          # of a plan, 0 when unset
     Recipient* recipients      # owned by the Decoder, which reuses it for its next request
     uint32_t recipient_count
-
-cdef struct Unserved:
-    # Fields that are read only to be refused.
-    bint exclude_opt_outs
 
 cdef struct RawTerms:
     # How a commit counts, and over how long a plan is spread, as it arrived.
@@ -52,7 +49,6 @@ cdef class Decoder:
     # Decodes one request at a time. The request is valid until the next call, and only while the
     # caller keeps the bytes alive.
     cdef Request request
-    cdef Unserved unserved
     cdef RawTerms terms
     cdef uint32_t recipient_capacity   # slots behind request.recipients
 

@@ -31,7 +31,7 @@ from limiter._wire_faults cimport (
     RECIPIENT_CONTACT_TIME_ZONE, RECIPIENT_REFERENCE, RECIPIENT_REQUEST_ID, REQUEST_ID,
     RULE_ACCOUNT, RULE_BELONGS_TO_RECIPIENTS, RULE_ENCODING, RULE_ENUM, RULE_HOLD,
     RULE_INLINE_COUNT, RULE_INSTANT, RULE_MESSAGE_COUNT, RULE_MISSING, RULE_NOT_IN_CHECK,
-    RULE_NOT_RECORDED, RULE_NOT_SERVED, RULE_NO_MEMORY, RULE_RECIPIENT_COUNT, RULE_RECORD_ONLY,
+    RULE_NOT_RECORDED, RULE_NO_MEMORY, RULE_RECIPIENT_COUNT, RULE_RECORD_ONLY,
     RULE_REQUEST_SIZE, RULE_SIZE, RULE_SPREAD, RULE_UTF8, SCOPE_ATTEMPT, SCOPE_RECIPIENT,
     SCOPE_REQUEST,
     SPREAD_DURATION, UNKNOWN, VIEW, Fault, refuse,
@@ -308,12 +308,6 @@ cdef int validate_recipient(const Recipient* recipient, int kind, Fault* fault) 
     return 0
 
 
-cdef int validate_unserved(const Unserved* unserved, Fault* fault) noexcept nogil:
-    if unserved.exclude_opt_outs:
-        return blame(fault, RULE_NOT_SERVED, SCOPE_REQUEST, EXCLUDE_OPT_OUTS)
-    return 0
-
-
 @cython.final
 cdef class Decoder:
     """Decodes one request at a time into C structs, without a Python face.
@@ -323,7 +317,6 @@ cdef class Decoder:
 
     def __cinit__(self):
         memset(&self.request, 0, sizeof(Request))
-        memset(&self.unserved, 0, sizeof(Unserved))
         memset(&self.terms, 0, sizeof(RawTerms))
 
     def __dealloc__(self):
@@ -389,7 +382,6 @@ cdef class Decoder:
         self, int kind, const uint8_t* data, const uint8_t* end, Fault* fault
     ) noexcept nogil:
         cdef Request* request = &self.request
-        cdef Unserved* unserved = &self.unserved
         cdef RawTerms* terms = &self.terms
         cdef const uint8_t* at = data
         cdef const uint8_t* at_fault = NULL
@@ -400,10 +392,10 @@ cdef class Decoder:
         cdef int failed = 0
         clear_attempt(&request.attempt)
         clear_slice(&request.request_id)
-        memset(unserved, 0, sizeof(Unserved))
         terms.mode = terms.event_time.given = terms.hold_duration.given = 0
         terms.spread_duration.given = 0
-        request.inline_count = request.view = request.atomicity = request.exclude_duplicates = 0
+        request.inline_count = request.view = request.atomicity = 0
+        request.exclude_duplicates = request.exclude_opt_outs = False
         request.recipient_count = 0
         while at < end:
             fault.at = at
@@ -447,7 +439,7 @@ cdef class Decoder:
             elif meaning == EXCLUDE_DUPLICATES:
                 request.exclude_duplicates = bits != 0
             elif meaning == EXCLUDE_OPT_OUTS:
-                unserved.exclude_opt_outs = bits != 0
+                request.exclude_opt_outs = bits != 0
             if at_fault != NULL:
                 fault.at = at_fault
                 failed = blame(fault, RULE_ENCODING, SCOPE_REQUEST, meaning)
@@ -526,7 +518,7 @@ cdef class Decoder:
             return -1
         if request.atomicity < 0 or request.atomicity > ATOMICITY_ALL_OR_NOTHING:
             return blame_value(fault, RULE_ENUM, SCOPE_REQUEST, ATOMICITY, request.atomicity)
-        if self.validate_terms(fault) or validate_unserved(&self.unserved, fault):
+        if self.validate_terms(fault):
             return -1
         if not has_recipients(kind):
             return 0

@@ -18,7 +18,7 @@ cdef class OutBuffer:
     cdef int commit_response(
         self, const Decision* decision, int view, uint64_t position, int64_t sequence, bint replayed
     ) except -1
-    # One entry of `results`; decision NULL marks a duplicate.
+    # One entry of `results`: of who was decided, and of who was not.
     cdef int batch_result(
         self,
         Slice reference,
@@ -28,6 +28,7 @@ cdef class OutBuffer:
         int64_t sequence,
         bint replayed,
     ) except -1
+    cdef int batch_left_out(self, Slice reference, bint opted_out) except -1
     cdef int batch_counts(
         self, int64_t accepted, int64_t denied, int64_t duplicate, int64_t opted_out
     ) except -1

@@ -181,29 +181,31 @@ cdef class OutBuffer:
         int64_t sequence,
         bint replayed,
     ) except -1:
-        cdef bint duplicate = decision == NULL
-        cdef size_t inner = 0
+        cdef size_t inner = decision_size(decision, view)
         cdef size_t size = (
             bytes_field_size(reference.size)
-            + varint_field_size(duplicate)
+            + message_field_size(inner)
             + varint_field_size(replayed)
         )
-        if not duplicate:
-            inner = decision_size(decision, view)
-            size += message_field_size(inner)
         if position:
             size += bytes_field_size(COMMIT_ID_SIZE) + varint_field_size(sequence)
         cdef uint8_t* at = self.reserve(message_field_size(size))
         at = put_head(at, 1, size)
         at = put_bytes_field(at, 1, reference)
-        if not duplicate:
-            at = put_decision_field(at, 2, decision, view, inner)
+        at = put_decision_field(at, 2, decision, view, inner)
         if position:
             at = put_commit_id_field(at, 3, self.shard, position)
-        at = put_varint_field(at, 4, duplicate)
-        if position:
             at = put_varint_field(at, 5, sequence)
         self.size = put_varint_field(at, 6, replayed) - self.data
+        return 0
+
+    cdef int batch_left_out(self, Slice reference, bint opted_out) except -1:
+        # Left out because they opted out, or else as a duplicate.
+        cdef size_t size = bytes_field_size(reference.size) + varint_field_size(True)
+        cdef uint8_t* at = self.reserve(message_field_size(size))
+        at = put_head(at, 1, size)
+        at = put_bytes_field(at, 1, reference)
+        self.size = put_varint_field(at, 7 if opted_out else 4, True) - self.data
         return 0
 
     cdef int batch_counts(

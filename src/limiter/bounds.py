@@ -180,6 +180,12 @@ POLICY_VERSIONS_BYTES_MAX: Final = 64 * 1024 * 1024
 CHANGED_ACCOUNTS_MAX: Final = 100_000
 ALLOWED_CATEGORIES_MAX: Final = 64
 
+# Who has opted out of one account's messages, how many one request names, and how many go into one
+# event of the journal: an event is made at once, and read as a whole.
+SUPPRESSIONS_MAX: Final = 1_000_000
+SUPPRESSIONS_CHANGED_MAX: Final = 10_000
+SUPPRESSIONS_NOTED_MAX: Final = 200
+
 # --- Counters -------------------------------------------------------------------------------------
 
 # A message counter keeps this many of its newest instants as they are and sums older ones in
@@ -438,6 +444,12 @@ _check(
     "a full batch of ordinary size that is denied can be logged as one",
 )
 _check(PAGE_SIZE_MAX <= RESTRICTIONS_SCAN_MAX, "one call can fill a page of restrictions")
+_check(
+    SUPPRESSIONS_CHANGED_MAX * LABEL_BYTES_MAX <= PENDING_JOURNAL_BYTES_MAX
+    and SUPPRESSIONS_CHANGED_MAX * 18 <= MESSAGE_BYTES_MAX,
+    "as many people as one request may name can wait as one group",
+)
+_check(SUPPRESSIONS_MAX < 2**31, "suppressions can be indexed by 32 bits, at half load")
 _check(REQUEST_IDS_MAX < 2**32, "a table of request ids can be indexed by 32 bits")
 _check(CONCURRENT_STREAMS_MAX <= CONCURRENT_CALLS_MAX, "streams are calls")
 _check(

@@ -186,6 +186,7 @@ class _State:
         self._config = config
         self.journal = journal
         self.policies = PolicyStore()
+        self.folder_key = digest_key
         self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
         if restrictions is not None:
             self.core.tell_denials(restrictions.buffer)
@@ -496,6 +497,7 @@ class Server:
             keys=state.keys,
             revisions=state.revisions,
             core=state.core,
+            folder_key=state.folder_key,
             shard=_SHARD,
             journal=state.journal,
             committer=state.committer,

@@ -225,12 +225,6 @@ def batch_cases(method: str) -> Iterator[Case]:
         yield recipient(name, "x" * (limit_bytes + 1))
     yield recipient("contact_time_zone", "Europe/Bonn")
     yield "unknown atomicity", setting("atomicity", UNKNOWN_NUMBER), "atomicity", "INVALID_FIELD"
-    yield (
-        "opt-outs",
-        setting("exclude_opt_outs", True),
-        "exclude_opt_outs",
-        "FIELD_NOT_SERVED",
-    )
 
     def many(request: Any) -> None:
         for _ in range(bounds.BATCH_RECIPIENTS_MAX - 1):

@@ -32,9 +32,6 @@ SERVICES = [
 ]
 NOT_SERVED = {
     "SimulatePolicy",
-    "AddSuppressions",
-    "RemoveSuppressions",
-    "ListSuppressions",
 }
 
 

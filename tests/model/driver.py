@@ -15,6 +15,7 @@ from limiter._commitments import Commitments
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter._planner import Planner
+from limiter._suppressions import Person, Suppressions
 from limiter.policy import PolicyStore
 from limiter.service import commitment, conversion
 from limiter.v1 import account_pb2, commitment_pb2, plan_pb2, policy_pb2
@@ -50,6 +51,12 @@ class Driver(Protocol):
 
     def set_account(self, account: account_pb2.Account) -> None:
         """Makes the account so."""
+
+    def opt(self, account: str, people: Sequence[Person], out: bool) -> int:
+        """Lets people opt out, or in again; how many that changes."""
+
+    def opted_out(self, account: str) -> list[Person]:
+        """Everybody who has opted out."""
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse: ...
 
@@ -95,6 +102,7 @@ class CoreDriver:
             self._core.replay(number, events, self._store.restore)
         self._decider = Decider(self._core, kinds.compile_inline, zones.zone)
         self._commitments = Commitments(self._core)
+        self._suppressions = Suppressions(self._core)
 
     def _journal(self) -> None:
         taken = self._core.take_group()
@@ -132,6 +140,27 @@ class CoreDriver:
         draft.put_account(conversion.account_from_message(account, "account"))
         self._store.commit(self._store.prepare(draft, self.now_ms))
         self._journal()
+
+    def opt(self, account: str, people: Sequence[Person], out: bool) -> int:
+        changed = self._suppressions.select(account, people, not out)
+        if changed and out:
+            clear = "\n".join(f"{who}{text}" for who, text in changed).encode()
+            self._suppressions.add(account, changed, clear, self.now_ms)
+        elif changed:
+            self._suppressions.remove(account, changed, self.now_ms)
+        self._journal()
+        return len(changed)
+
+    def opted_out(self, account: str) -> list[Person]:
+        found: list[Person] = []
+        position = place = 0
+        while noted := self._suppressions.page(account, position, place, 2):
+            for position, place in noted:
+                event = self._suppressions.noted_at(position)
+                assert event is not None
+                line = event[1].decode().split("\n")[place]
+                found.append((int(line[0]), line[1:]))
+        return found
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
         reply = refusing(lambda: self._decider.check(request.SerializeToString(), self.now_ms))

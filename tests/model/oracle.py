@@ -12,7 +12,7 @@ attempt; here is what happens to whole attempts and batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from limiter.v1 import (
@@ -34,6 +34,7 @@ from tests.model.fates import (
     terms_of,
 )
 from tests.model.limits import (
+    ADDRESS,
     CONTACT,
     ENFORCED,
     FIELD_NAMES,
@@ -48,10 +49,12 @@ from tests.model.limits import (
 from tests.model.verdicts import (
     ALLOWED,
     DENIED,
+    OPTED_OUT,
     Attempt,
     Choice,
     Verdict,
     attempt_of,
+    bar,
     decide,
     record,
     take_exact,
@@ -64,6 +67,9 @@ EVENT_AGE_MS = 62 * DAY_MS
 BatchRequest = decision_service_pb2.CheckBatchRequest | decision_service_pb2.CommitBatchRequest
 BatchResponse = decision_service_pb2.CheckBatchResponse | decision_service_pb2.CommitBatchResponse
 InlineLimits = Sequence[policy_pb2.Limit]
+CATEGORY = attempt_pb2.DIMENSION_CATEGORY
+# 1 and a contact, or 2 and an address.
+Person = tuple[int, str]
 
 
 # --------------------------------------------------------------------------- all of it
@@ -71,7 +77,8 @@ InlineLimits = Sequence[policy_pb2.Limit]
 
 @dataclass(slots=True)
 class Row:
-    """What becomes of one recipient of a batch; without a decision it is a duplicate."""
+    """What becomes of one recipient of a batch; without a decision it is left out, because it has
+    opted out or as a duplicate."""
 
     recipient: decision_service_pb2.Recipient
     attempt: Attempt
@@ -79,6 +86,7 @@ class Row:
     standings: Sequence[Standing] = ()
     account_sequence: int = 0
     replayed: bool = False
+    opted_out: bool = False
 
     @property
     def allowed(self) -> bool:
@@ -91,6 +99,9 @@ class Oracle:
     def __init__(self) -> None:
         self.book = PolicyBook()
         self.accounts: dict[str, Account] = {}
+        # Who has opted out, and which categories may go to them all the same, by account.
+        self.opted_out: dict[str, set[Person]] = {}
+        self.allowed: dict[str, set[str]] = {}
 
     # ---- policies
 
@@ -107,8 +118,17 @@ class Oracle:
 
     def set_account(self, changed: account_pb2.Account, now_ms: int) -> None:
         """From now on the account is like that."""
-        self.book.zones[changed.name.removeprefix("accounts/")] = changed.time_zone
+        name = changed.name.removeprefix("accounts/")
+        self.book.zones[name] = changed.time_zone
+        self.allowed[name] = set(changed.allowed_categories)
         self._keep_kinds(now_ms)
+
+    def opt(self, account: str, people: Iterable[Person], out: bool) -> int:
+        """These opt out of the account's messages, or in again; says how many that changes."""
+        known = self.opted_out.setdefault(account, set())
+        changed = set(people) - known if out else set(people) & known
+        known ^= changed
+        return len(changed)
 
     def _keep_kinds(self, now_ms: int) -> None:
         """Something has changed on which the kinds hang that are kept."""
@@ -174,16 +194,33 @@ class Oracle:
         assigned, limits = self._limits(attempt, inline_limits)
         standings = self.standings(attempt, limits, now_ms, later, not terms.recorded)
         no_policy = not assigned and not inline_limits
+        opted_out = self.has_opted_out(attempt)
         if terms.recorded:
             at_ms = now_ms if terms.event_ms is None else terms.event_ms
             exact, late = (
                 record(standings, at_ms, now_ms, no_policy, late) for late in (False, True)
             )
+            if opted_out:
+                exact.reason = late.reason = OPTED_OUT
+        elif opted_out:
+            exact, late = (bar(standings, now_ms, late) for late in (False, True))
         else:
             exact, late = (
                 decide(standings, now_ms, no_policy, late, terms.lapse_ms) for late in (False, True)
             )
         return Verdict(exact, late, standings)
+
+    def has_opted_out(self, attempt: Attempt) -> bool:
+        """Whether the attempt is to somebody who has opted out, and in no category that may go to
+        them all the same."""
+        people = self.opted_out.get(attempt.account, set())
+        if attempt.fields.get(CATEGORY) in self.allowed.get(attempt.account, ()):
+            return False
+        return any(
+            (who, attempt.fields[dimension]) in people
+            for who, dimension in ((1, CONTACT), (2, ADDRESS))
+            if dimension in attempt.fields
+        )
 
     def _limits(self, attempt: Attempt, inline_limits: InlineLimits) -> tuple[bool, list[Limit]]:
         """Whether anything is assigned, and the limits that apply, inline ones last."""
@@ -452,6 +489,10 @@ class Oracle:
         for index, recipient in enumerate(request.recipients):
             row = Row(recipient, attempt_of(request.attempt, recipient))
             rows.append(row)
+            if request.exclude_opt_outs and index not in replays:
+                row.opted_out = self.has_opted_out(row.attempt)
+            if row.opted_out:
+                continue
             person = ("", recipient.address) if recipient.address else (recipient.contact, "")
             if request.exclude_duplicates and any(person):
                 if person in seen:
@@ -503,6 +544,8 @@ class Oracle:
         else is sent: tried at every instant at which anything changes."""
         evaluated: list[Standing] = []
         for row in rows:
+            if self.has_opted_out(row.attempt):
+                return None
             _, limits = self._limits(row.attempt, inline_limits)
             standings = self.standings(row.attempt, limits, now_ms)
             if any(s.over_max() for s in standings if s.denies_when_full):
@@ -568,7 +611,8 @@ def payload_of_batch(request: decision_service_pb2.CommitBatchRequest) -> bytes:
     payloads = [payload_of(attempt, request.inline_limits) for attempt in attempts]
     ids = [recipient.request_id for recipient in request.recipients]
     whole = request.atomicity == decision_service_pb2.ATOMICITY_ALL_OR_NOTHING
-    return repr((payloads, ids, whole, request.exclude_duplicates)).encode()
+    left_out = (request.exclude_duplicates, request.exclude_opt_outs)
+    return repr((payloads, ids, whole, left_out)).encode()
 
 
 def in_view(
@@ -586,12 +630,15 @@ def fill_response(response: BatchResponse, rows: Sequence[Row], view: int) -> No
     for row in rows:
         result = response.results.add(
             reference=row.recipient.reference,
-            duplicate=row.decision is None,
+            duplicate=row.decision is None and not row.opted_out,
+            opted_out=row.opted_out,
             account_sequence=row.account_sequence,
             replayed=row.replayed,
         )
         if row.decision is not None:
             result.decision.CopyFrom(in_view(row.decision, view, decision_pb2.VIEW_BASIC))
     response.accepted_count = sum(row.allowed for row in rows)
-    response.duplicate_count = sum(row.decision is None for row in rows)
-    response.denied_count = len(rows) - response.accepted_count - response.duplicate_count
+    response.opted_out_count = sum(row.opted_out for row in rows)
+    left_out_count = sum(row.decision is None for row in rows)
+    response.duplicate_count = left_out_count - response.opted_out_count
+    response.denied_count = len(rows) - response.accepted_count - left_out_count

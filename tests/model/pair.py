@@ -18,7 +18,7 @@ from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.accounts import Refused
 from tests.model.driver import Driver, Fault
 from tests.model.oracle import Oracle
-from tests.model.verdicts import ALLOWED, DENIED, Verdict
+from tests.model.verdicts import ALLOWED, DENIED, OPTED_OUT, Verdict
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -104,7 +104,8 @@ def decision_within(actual: decision_pb2.Decision, verdict: Verdict, now_ms: int
             or time_of(exact, "retry_time") <= retry
         )
         and (actual.outcome != DENIED or retry <= time_of(late, "retry_time"))
-        and (actual.outcome == DENIED) == actual.HasField("binding_limit")
+        and (actual.outcome == DENIED)
+        == (actual.HasField("binding_limit") or actual.reason == OPTED_OUT)
         and (
             not actual.HasField("binding_limit")
             or any(
@@ -195,11 +196,18 @@ class Pair:
             self.oracle.set_account(account, self.now_ms)
         self.accounts[account.name] = account
 
+    def opt(self, account: str, people: Sequence[tuple[int, str]], out: bool) -> None:
+        """Lets people opt out of the account's messages, or in again."""
+        assert self.driver.opt(account, people, out) == self.oracle.opt(account, people, out)
+        assert set(self.driver.opted_out(account)) == self.oracle.opted_out[account]
+
     def restart(self) -> None:
         """Takes the service down and up again, and sees that nothing has changed."""
         before = self.all_usage()
         self.driver.restart()
         assert self.all_usage() == before
+        for account, people in self.oracle.opted_out.items():
+            assert set(self.driver.opted_out(account)) == people
 
     def preload(self, requests: Iterable[tuple[int, service_pb2.CommitRequest]]) -> None:
         """Commits, each at its instant, that no limit can possibly deny, without asking the oracle

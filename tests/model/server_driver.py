@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from limiter._suppressions import Person
 from limiter.server import Config, Server
 from limiter.v1 import (
     account_pb2,
@@ -112,6 +113,44 @@ class ServerDriver:
         request = policy_service_pb2.UpdateAccountRequest(account=account)
         request.update_mask.paths.append("*")
         self._call(self._policies.UpdateAccount, request)
+
+    def opt(self, account: str, people: Sequence[Person], out: bool) -> int:
+        suppressions = [
+            account_pb2.Suppression(contact=text)
+            if who == 1
+            else account_pb2.Suppression(address=text)
+            for who, text in people
+        ]
+        parent = f"accounts/{account}"
+        if out:
+            added = self._call(
+                self._policies.AddSuppressions,
+                policy_service_pb2.AddSuppressionsRequest(parent=parent, suppressions=suppressions),
+            )
+            assert isinstance(added, policy_service_pb2.AddSuppressionsResponse)
+            return added.added_count
+        removed = self._call(
+            self._policies.RemoveSuppressions,
+            policy_service_pb2.RemoveSuppressionsRequest(parent=parent, suppressions=suppressions),
+        )
+        assert isinstance(removed, policy_service_pb2.RemoveSuppressionsResponse)
+        return removed.removed_count
+
+    def opted_out(self, account: str) -> list[Person]:
+        found: list[Person] = []
+        request = policy_service_pb2.ListSuppressionsRequest(
+            parent=f"accounts/{account}", page_size=2
+        )
+        while True:
+            response = self._call(self._policies.ListSuppressions, request)
+            assert isinstance(response, policy_service_pb2.ListSuppressionsResponse)
+            found += [
+                (1, each.contact) if each.contact else (2, each.address)
+                for each in response.suppressions
+            ]
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return found
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
         response = self._call(self._decisions.Check, request)

@@ -283,6 +283,16 @@ def changed_accounts(draw: st.DrawFn) -> account_pb2.Account:
     )
 
 
+@st.composite
+def people(draw: st.DrawFn) -> list[tuple[int, str]]:
+    """Some contacts (1) and addresses (2), sometimes one of them twice."""
+    dice = Dice(draw)
+    return [
+        (who, dice.pick(VALUES[CONTACT if who == 1 else ADDRESS]))
+        for who in (1 + dice.below(2) for _ in range(1 + dice.below(3)))
+    ]
+
+
 @dataclass(frozen=True)
 class World:
     """A whole set of policies and assignments."""
@@ -440,6 +450,7 @@ def batches(
         request_id=dice.pick(("", "", "batch-1", "batch-2")),
         atomicity=dice.pick(service_pb2.Atomicity.values()),
         exclude_duplicates=dice.one_in(2),
+        exclude_opt_outs=dice.one_in(3),
         view=pick_view(dice),
     )
     addresses = VALUES[ADDRESS] if dice.below(5) else ("", *VALUES[ADDRESS])
@@ -469,6 +480,7 @@ def check_batch_of(batch: service_pb2.CommitBatchRequest) -> service_pb2.CheckBa
         recipients=batch.recipients,
         atomicity=batch.atomicity,
         exclude_duplicates=batch.exclude_duplicates,
+        exclude_opt_outs=batch.exclude_opt_outs,
         view=batch.view,
     )
     for recipient in check.recipients:

@@ -147,6 +147,15 @@ class Machine(RuleBasedStateMachine):
     def change_an_account(self, account: account_pb2.Account) -> None:
         self.pair.set_account(account)
 
+    @rule(
+        account=st.sampled_from(strategies.ACCOUNTS),
+        people=strategies.people(),
+        out=st.sampled_from((True, True, False)),
+    )
+    def opt(self, account: str, people: list[tuple[int, str]], out: bool) -> None:
+        """People opt out, or in again."""
+        self.pair.opt(account, people, out)
+
     @rule(by_ms=strategies.moves())
     def wait(self, by_ms: int) -> None:
         if self.pair.now_ms + by_ms < strategies.LAST_MS:

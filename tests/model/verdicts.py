@@ -16,6 +16,7 @@ from tests.model.limits import (
 )
 
 ALLOWED, DENIED = decision_pb2.OUTCOME_ALLOWED, decision_pb2.OUTCOME_DENIED
+OPTED_OUT = decision_pb2.REASON_OPTED_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,11 @@ def take_exact(verdict: Verdict, index: int) -> decision_pb2.Decision:
 
 
 def record(
-    standings: Sequence[Standing], at_ms: int, now_ms: int, no_policy: bool, late: bool
+    standings: Sequence[Standing],
+    at_ms: int,
+    now_ms: int,
+    no_policy: bool,
+    late: bool,
 ) -> decision_pb2.Decision:
     """What has gone out already: allowed, and told what it exceeds."""
     statuses = [standing.record(at_ms, now_ms, late) for standing in standings]
@@ -77,6 +82,14 @@ def record(
     ]
     within = decision_pb2.REASON_NO_POLICY if no_policy else decision_pb2.REASON_WITHIN_LIMITS
     decision.reason = min(exceeded, default=within)
+    return decision
+
+
+def bar(standings: Sequence[Standing], now_ms: int, late: bool) -> decision_pb2.Decision:
+    """Who has opted out is not written to, whatever the limits say, and for good."""
+    decision = decision_pb2.Decision(outcome=DENIED, reason=OPTED_OUT)
+    set_time(decision.decide_time, now_ms)
+    decision.limit_statuses.extend(standing.status(now_ms, False, late) for standing in standings)
     return decision
 
 

@@ -194,13 +194,6 @@ def test_unknown_enum_values_are_refused(kind: str, field: str, known: int) -> N
         assert "(1)" in words
 
 
-def test_fields_that_are_not_served_are_refused() -> None:
-    for kind in BATCHES:
-        request = sound(kind)
-        request.exclude_opt_outs = True
-        refuse(kind, request, "exclude_opt_outs", "FIELD_NOT_SERVED")
-
-
 def test_an_event_time_is_an_instant_and_only_for_what_is_recorded() -> None:
     request = sound("CommitRequest")
     request.event_time.FromSeconds(1)

@@ -81,7 +81,8 @@ def any_commit(random: Random) -> dict[str, Any]:
 def any_result(random: Random) -> dict[str, Any]:
     result = {**any_commit(random), "reference": any_text(random)}
     if random.random() < 0.3:
-        result |= {"decision": None, "position": 0}
+        result |= {"decision": None, "position": 0, "replayed": False}
+        result["opted_out"] = random.random() < 0.5
     return result
 
 
@@ -154,7 +155,8 @@ def assert_batch_encoded_alike(batch: list[dict[str, Any]], totals: list[int]) -
         entry = expected.results.add(
             reference=result["reference"],
             commit_id=commit_id_of(result["position"]),
-            duplicate=result["decision"] is None,
+            duplicate=result["decision"] is None and not result["opted_out"],
+            opted_out=result.get("opted_out", False),
             account_sequence=result["sequence"] if result["position"] else 0,
             replayed=result["replayed"],
         )

@@ -28,7 +28,7 @@ _REASONS = {
     decision_pb2.REASON_NO_POLICY: "no policy is assigned, so nothing limits it",
     decision_pb2.REASON_NOT_EVALUATED: "not evaluated: the attempt lacks a field",
     decision_pb2.REASON_MESSAGE_COUNT_OVER_MAX: "the attempt is larger than the cap itself",
-    decision_pb2.REASON_OPTED_OUT: "the contact has opted out",
+    decision_pb2.REASON_OPTED_OUT: "the contact or the address has opted out",
     decision_pb2.REASON_CONTACT_CAP: "the cap on contacts is full",
     decision_pb2.REASON_ADDRESS_CAP: "the cap on addresses is full",
     decision_pb2.REASON_MESSAGE_CAP: "the cap on messages is full",

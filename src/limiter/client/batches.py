@@ -105,5 +105,6 @@ def _duplicate(recipient: Recipient) -> results.RecipientResult:
         commit_id="",
         account_sequence=0,
         duplicate=True,
+        opted_out=False,
         replayed=False,
     )

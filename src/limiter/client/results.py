@@ -161,13 +161,15 @@ class Commit(Decision):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipientResult:
-    """What became of one recipient of a batch. A duplicate has no decision."""
+    """What became of one recipient of a batch. Who was left out, as a duplicate or for having opted
+    out, has no decision."""
 
     recipient: Recipient
     decision: Decision | None
     commit_id: str
     account_sequence: int
     duplicate: bool
+    opted_out: bool
     replayed: bool
 
     @property
@@ -336,6 +338,7 @@ def recipient_result(
         commit_id=message.commit_id,
         account_sequence=message.account_sequence,
         duplicate=message.duplicate,
+        opted_out=message.opted_out,
         replayed=message.replayed,
     )
 

@@ -113,6 +113,30 @@ class PolicyRevision(_message.Message):
 Global___PolicyRevision: _TypeAlias = PolicyRevision  # noqa: Y015
 
 @_typing.final
+class SealedSuppressions(_message.Message):
+    """Who has opted out, in the order of the event's entries: kept encrypted beside their digests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPRESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def suppressions(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Suppression]:
+        """The contacts and addresses as they were sent, without times."""
+
+    def __init__(
+        self,
+        *,
+        suppressions: _abc.Iterable[_account_pb2.Suppression] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suppressions", b"suppressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedSuppressions: _TypeAlias = SealedSuppressions  # noqa: Y015
+
+@_typing.final
 class StoredKey(_message.Message):
     """An API key as the journal keeps it. The secret itself is nowhere."""
 

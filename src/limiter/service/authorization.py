@@ -123,7 +123,8 @@ _POLICIES: Final = {
     "UpdateAccount": _write(places=("account.name",)),
     "AddSuppressions": _write(places=("parent",)),
     "RemoveSuppressions": _write(places=("parent",)),
-    "ListSuppressions": _read(places=("parent",)),
+    # People of the whole account, in the clear: not for who is narrowed to a part of it.
+    "ListSuppressions": Rule(Permission.POLICIES_READ, places=("parent",)),
 }
 
 _KEYS: Final = Rule(Permission.ACCESS_WRITE, narrows=True)

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from limiter._commitments import Commitments
 from limiter._core import Core
+from limiter._suppressions import Suppressions
 from limiter.clock import Clock
 from limiter.journal import GroupCommitter, Journal
 from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
 from limiter.restrictions import RestrictionLog
+from limiter.sealing import Sealer
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
 from limiter.service.accounts import AccountServicer
@@ -29,6 +31,7 @@ from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
 from limiter.service.restrictions import RestrictionServicer
 from limiter.service.revisions import Revisions
+from limiter.service.suppressions import SuppressionServicer
 from limiter.service.versions import VersionServicer
 from limiter.service.watching import Watching, WatchServicer
 
@@ -43,6 +46,8 @@ class Parts:
     keys: KeyStore
     revisions: Revisions
     core: Core
+    # Keys what is sealed in the data folder.
+    folder_key: bytes
     shard: int
     journal: Journal
     committer: GroupCommitter
@@ -101,6 +106,16 @@ SERVICES: Final = (
         POLICY_SERVICE,
         AccountServicer,
         lambda parts: AccountServicer(parts.policies, parts.durable, parts.clock.now_ms),
+    ),
+    ColdService(
+        POLICY_SERVICE,
+        SuppressionServicer,
+        lambda parts: SuppressionServicer(
+            Suppressions(parts.core),
+            Sealer(parts.folder_key, "suppressions"),
+            parts.durable,
+            parts.clock.now_ms,
+        ),
     ),
     ColdService(
         ACCESS_SERVICE,

@@ -64,7 +64,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_MESSAGE_COUNT_OVER_MAX: _Reason.ValueType  # 10
     """The attempt is larger than the cap itself, so it never passes."""
     REASON_OPTED_OUT: _Reason.ValueType  # 11
-    """The contact or the address has opted out. Not given yet: kept for suppressions."""
+    """The contact or the address has opted out, and the category is not one that the account allows
+    all the same. It denies whatever the limits say, without a binding limit or a `retry_time`. Of
+    what was recorded it tells that it should not have gone.
+    """
     REASON_CONTACT_CAP: _Reason.ValueType  # 20
     """A cap on distinct contacts is full."""
     REASON_ADDRESS_CAP: _Reason.ValueType  # 21
@@ -100,7 +103,10 @@ that do not deny.
 REASON_MESSAGE_COUNT_OVER_MAX: Reason.ValueType  # 10
 """The attempt is larger than the cap itself, so it never passes."""
 REASON_OPTED_OUT: Reason.ValueType  # 11
-"""The contact or the address has opted out. Not given yet: kept for suppressions."""
+"""The contact or the address has opted out, and the category is not one that the account allows
+all the same. It denies whatever the limits say, without a binding limit or a `retry_time`. Of
+what was recorded it tells that it should not have gone.
+"""
 REASON_CONTACT_CAP: Reason.ValueType  # 20
 """A cap on distinct contacts is full."""
 REASON_ADDRESS_CAP: Reason.ValueType  # 21

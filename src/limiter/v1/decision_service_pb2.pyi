@@ -300,7 +300,9 @@ class CheckBatchRequest(_message.Message):
     are left out. They get no decision.
     """
     exclude_opt_outs: _builtins.bool
-    """Whether recipients that opted out are left out instead of denied. Not served yet: refused."""
+    """Whether recipients that have opted out are left out instead of denied; looked at before
+    duplicates. They get no decision and are not counted.
+    """
     @_builtins.property
     def attempt(self) -> _attempt_pb2.Attempt:
         """Required. What all attempts share. `contact`, `address` and `contact_time_zone` belong to the
@@ -401,7 +403,9 @@ class CommitBatchRequest(_message.Message):
     are left out. They get no decision and are not counted.
     """
     exclude_opt_outs: _builtins.bool
-    """Whether recipients that opted out are left out instead of denied. Not served yet: refused."""
+    """Whether recipients that have opted out are left out instead of denied; looked at before
+    duplicates. They get no decision and are not counted.
+    """
     @_builtins.property
     def attempt(self) -> _attempt_pb2.Attempt:
         """Required. What all attempts share. `contact`, `address` and `contact_time_zone` belong to the
@@ -488,6 +492,7 @@ class BatchResult(_message.Message):
     DUPLICATE_FIELD_NUMBER: _builtins.int
     ACCOUNT_SEQUENCE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    OPTED_OUT_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """The recipient's own reference."""
     commit_id: _builtins.str
@@ -500,9 +505,11 @@ class BatchResult(_message.Message):
     """
     replayed: _builtins.bool
     """Whether this repeats an earlier commit with the same request id."""
+    opted_out: _builtins.bool
+    """Whether the recipient was left out because the contact or the address has opted out."""
     @_builtins.property
     def decision(self) -> _decision_pb2.Decision:
-        """The decision. Not set for a duplicate."""
+        """The decision. Not set for who was left out."""
 
     def __init__(
         self,
@@ -513,10 +520,11 @@ class BatchResult(_message.Message):
         duplicate: _builtins.bool = ...,
         account_sequence: _builtins.int = ...,
         replayed: _builtins.bool = ...,
+        opted_out: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_sequence", b"account_sequence", "commit_id", b"commit_id", "decision", b"decision", "duplicate", b"duplicate", "reference", b"reference", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_sequence", b"account_sequence", "commit_id", b"commit_id", "decision", b"decision", "duplicate", b"duplicate", "opted_out", b"opted_out", "reference", b"reference", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -432,9 +432,10 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddSuppressions(self, request, context):
-        """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Notes contacts and addresses that have opted out: attempts to them are denied, with the reason
+        `OPTED_OUT`, except in the categories that the account allows. An attempt that names no address
+        is to none, and one without a category is in none. What is held already may be confirmed.
+        Idempotent; what was sent is kept encrypted.
 
         Status codes:
 
@@ -449,8 +450,6 @@ class PolicyServiceServicer:
     def RemoveSuppressions(self, request, context):
         """Lets contacts and addresses be written to again. Idempotent.
 
-        Not served yet: `UNIMPLEMENTED`.
-
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -461,9 +460,7 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSuppressions(self, request, context):
-        """Lists who has opted out, in an order of the server's own.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Lists who has opted out, in the order in which it was noted.
 
         Status codes:
 

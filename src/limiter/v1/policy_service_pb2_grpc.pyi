@@ -239,9 +239,10 @@ class PolicyServiceStub:
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     AddSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]
-    """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Notes contacts and addresses that have opted out: attempts to them are denied, with the reason
+    `OPTED_OUT`, except in the categories that the account allows. An attempt that names no address
+    is to none, and one without a category is in none. What is held already may be confirmed.
+    Idempotent; what was sent is kept encrypted.
 
     Status codes:
 
@@ -252,17 +253,13 @@ class PolicyServiceStub:
     RemoveSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.RemoveSuppressionsRequest, _policy_service_pb2.RemoveSuppressionsResponse]
     """Lets contacts and addresses be written to again. Idempotent.
 
-    Not served yet: `UNIMPLEMENTED`.
-
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListSuppressions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListSuppressionsRequest, _policy_service_pb2.ListSuppressionsResponse]
-    """Lists who has opted out, in an order of the server's own.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Lists who has opted out, in the order in which it was noted.
 
     Status codes:
 
@@ -477,9 +474,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     AddSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.AddSuppressionsRequest, _policy_service_pb2.AddSuppressionsResponse]  # type: ignore[assignment]
-    """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Notes contacts and addresses that have opted out: attempts to them are denied, with the reason
+    `OPTED_OUT`, except in the categories that the account allows. An attempt that names no address
+    is to none, and one without a category is in none. What is held already may be confirmed.
+    Idempotent; what was sent is kept encrypted.
 
     Status codes:
 
@@ -490,17 +488,13 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     RemoveSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.RemoveSuppressionsRequest, _policy_service_pb2.RemoveSuppressionsResponse]  # type: ignore[assignment]
     """Lets contacts and addresses be written to again. Idempotent.
 
-    Not served yet: `UNIMPLEMENTED`.
-
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     ListSuppressions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListSuppressionsRequest, _policy_service_pb2.ListSuppressionsResponse]  # type: ignore[assignment]
-    """Lists who has opted out, in an order of the server's own.
-
-    Not served yet: `UNIMPLEMENTED`.
+    """Lists who has opted out, in the order in which it was noted.
 
     Status codes:
 
@@ -826,9 +820,10 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.AddSuppressionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.AddSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.AddSuppressionsResponse]]:
-        """Notes contacts and addresses that have opted out: attempts to them are denied. Idempotent.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Notes contacts and addresses that have opted out: attempts to them are denied, with the reason
+        `OPTED_OUT`, except in the categories that the account allows. An attempt that names no address
+        is to none, and one without a category is in none. What is held already may be confirmed.
+        Idempotent; what was sent is kept encrypted.
 
         Status codes:
 
@@ -845,8 +840,6 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.RemoveSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.RemoveSuppressionsResponse]]:
         """Lets contacts and addresses be written to again. Idempotent.
 
-        Not served yet: `UNIMPLEMENTED`.
-
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
@@ -859,9 +852,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.ListSuppressionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.ListSuppressionsResponse, _abc.Awaitable[_policy_service_pb2.ListSuppressionsResponse]]:
-        """Lists who has opted out, in an order of the server's own.
-
-        Not served yet: `UNIMPLEMENTED`.
+        """Lists who has opted out, in the order in which it was noted.
 
         Status codes:
 
