@@ -136,6 +136,12 @@ DESCRIPTIONS: Final = (
     Description("limiter_request_ids", _GAUGE, "Request ids that are remembered."),
     Description("limiter_held_commits", _GAUGE, "Commits that are held."),
     Description("limiter_undone_commits", _GAUGE, "Cancelled and lapsed commits remembered."),
+    Description("limiter_restrictions_bytes", _GAUGE, "The log of denied attempts on disk."),
+    Description(
+        "limiter_restrictions_dropped_total",
+        _COUNTER,
+        "Denied attempts that the log could not keep, and only counts.",
+    ),
     Description("limiter_policy_revision", _GAUGE, "The revision of the policies."),
     Description(
         "limiter_event_loop_lag_seconds",

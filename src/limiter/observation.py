@@ -65,6 +65,18 @@ class Journal(Protocol):
         """What it may take."""
 
 
+class Restrictions(Protocol):
+    """What is asked of the log of denied attempts."""
+
+    @property
+    def used_bytes(self) -> int:
+        """The log on disk."""
+
+    @property
+    def dropped_count(self) -> int:
+        """Denials that it could not keep, since the start."""
+
+
 class Policies(Protocol):
     """What is asked of the policies."""
 
@@ -123,6 +135,8 @@ class Held:
     core: Core
     journal: Journal
     policies: Policies
+    # None where there is no such log.
+    restrictions: Restrictions | None = None
 
 
 class Observation:
@@ -251,8 +265,14 @@ class Observation:
         if self.held is None:
             return {}
         counted = census(self.held.core)
-        journal = self.held.journal
-        return {
+        journal, restrictions = self.held.journal, self.held.restrictions
+        of_restrictions: dict[str, float] = {}
+        if restrictions is not None:
+            of_restrictions = {
+                "limiter_restrictions_bytes": restrictions.used_bytes,
+                "limiter_restrictions_dropped_total": restrictions.dropped_count,
+            }
+        return of_restrictions | {
             "limiter_accounts": counted["accounts"],
             "limiter_names": counted["names"],
             "limiter_request_ids": counted["request_ids"],

@@ -73,9 +73,16 @@ class RestrictionLog:
         self._now_ms = 0
         self._trimmed_day = 0
         self._is_failing = False
+        # Denials that could not be kept, since the start.
+        self.dropped_count = 0
         # What could not be written, by account; to be counted once something can.
         self._unwritten: dict[str, int] = {}
         self._thread = threading.Thread(target=self._run, name="limiter-restrictions", daemon=True)
+
+    @property
+    def used_bytes(self) -> int:
+        """The log on disk."""
+        return self._store.used_bytes
 
     def start(self, position: int, now_ms: int) -> None:
         """Begins to write. The journal ends before `position`: a new log knows nothing of it."""
@@ -154,6 +161,8 @@ class RestrictionLog:
         day = day_of(max(self.buffer.last_ms, self._now_ms))
         for account, count in batch.dropped:
             self._unwritten[account] = self._unwritten.get(account, 0) + count
+            self.dropped_count += count
+        self.dropped_count += batch.unattributed_count
         if batch.unattributed_count:
             _log.error("%d denials were dropped for lack of memory", batch.unattributed_count)
         rest_ratio = 0 if in_haste and len(batch) <= _TRANSACTION_ROWS else _REST_RATIO
@@ -176,6 +185,7 @@ class RestrictionLog:
                 parts = parts_of(batch.packed(place))
                 account = parts.account.decode()
                 self._unwritten[account] = self._unwritten.get(account, 0) + parts.denial_count
+                self.dropped_count += parts.denial_count
             return
         # A list in another thread may look at what is left.
         self._unwritten = {}

@@ -511,7 +511,8 @@ class Server:
         notify(state.core, self._watching.changed, state.lapses.look)
         state.lapses.look()
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
-        self._observing.attach_state(Held(state.core, state.journal, state.policies), self._clock)
+        held = Held(state.core, state.journal, state.policies, self._restrictions.log)
+        self._observing.attach_state(held, self._clock)
 
     async def _make_first_key(self, state: _State) -> None:
         """Where keys are asked for and nobody could make one, makes one and says where it is."""

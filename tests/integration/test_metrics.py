@@ -113,3 +113,31 @@ async def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         fault = await refused(tmp_path / "other", metrics_port=inside.server.address)
         assert fault.reason == "PORT_IN_USE"
         assert "--metrics-port" in fault.message
+
+
+async def test_callers_who_are_not_let_in_are_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", metrics_port="0", require_keys=True) as inside:
+        observation: Any = inside.server._observing.observation
+        name = "limiter_errors_total code=UNAUTHENTICATED reason=KEY_MISSING"
+        before = samples(metrics.page(observation.reading())[0]).get(name, 0)
+        request = policy_service_pb2.GetPolicyRequest(name="policies/p")
+        for call in (
+            inside.decisions.Commit(commit_request("a", "c")),
+            inside.policies.GetPolicy(request),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+        found = samples(metrics.page(observation.reading())[0])
+        assert found[name] == before + 2
+        # Who was not let in has not been answered.
+        assert f"{CALLS}.PolicyService/GetPolicy" not in found
+        assert found.get(f"{CALLS}.DecisionService/Commit", 0) == 0
+
+
+async def test_the_log_of_denials_is_told_of_where_there_is_one(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", metrics_port="0") as inside:
+        observation: Any = inside.server._observing.observation
+        assert samples(metrics.page(observation.reading())[0])["limiter_restrictions_bytes"] > 0
+    async with serving(tmp_path / "other", restrictions_retention_ms=0) as inside:
+        observation = inside.server._observing.observation
+        assert "limiter_restrictions_bytes" not in observation.reading()

@@ -52,8 +52,10 @@ async def test_a_flood_ends_the_connection_and_nobody_elses(kind: str) -> None:
         connected(running.address) as client,
     ):
         stream = await client.call(ECHO, b"", end=False)
+        before = running.server.flood_count
         await client.push(FLOODS[kind](client, stream) * FLOOD)
         assert await client.until_closed() == CALM
+        assert running.server.flood_count == before + 1
         assert (await neighbour.ask(ECHO, b"on")).body == framed(b"on")
 
 

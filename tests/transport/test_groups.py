@@ -10,11 +10,12 @@ import h2.connection
 import h2.events
 import pytest
 
-from limiter import kinds, zones
+from limiter import errors, kinds, zones
 from limiter._core import Core
 from limiter._hot import Decider
-from limiter._hot_calls import HotCalls
+from limiter._hot_calls import HotCalls, hot_methods
 from limiter._http2 import Connection
+from limiter._spread import Spread
 from limiter.clock import DrivenClock
 from limiter.grpc_wire import Faults
 from limiter.native import NativeServer
@@ -62,7 +63,9 @@ class Wire:
         self.core = Core(bytes(32), store.bind, kinds.define_kind)
         store.connect(self.core)
         self.committer = Committer()
-        hot = HotCalls(Faults())
+        self.times = Spread([1], len(hot_methods()))
+        self.hot = hot = HotCalls(Faults())
+        hot.observe(self.times)
         decider: Any = Decider(self.core, kinds.compile_inline, zones.zone)
         committer: Any = self.committer
         hot.attach(Engine(decider, self.core, committer, DrivenClock(1_800_000_000_000), None))
@@ -138,3 +141,26 @@ async def test_the_commits_of_one_group_share_it(wire: Wire) -> None:
     (group,) = wire.committer.asked
     group.set_result(None)
     assert await wire.answered() == {repeat_of, *others}
+
+
+async def test_how_long_commits_took_is_told_once_they_are_answered(wire: Wire) -> None:
+    row = hot_methods().index("Commit")
+    for number in range(3):
+        wire.commit(f"r{number}")
+    assert sum(wire.times.counts(row)) == 0
+    wire.core.take_group()
+    wire.committer.asked[0].set_result(None)
+    await wire.answered()
+    assert sum(wire.times.counts(row)) == 3
+    assert wire.times.total(row) > 0
+    wire.commit("failed")
+    wire.committer.asked[1].set_exception(errors.Unavailable("JOURNAL_UNAVAILABLE", "lost"))
+    await wire.answered()
+    assert sum(wire.times.counts(row)) == 3
+    others = set(range(len(hot_methods()))) - {row}
+    assert [sum(wire.times.counts(other)) for other in others] == [0] * len(others)
+
+
+async def test_there_is_a_row_for_each_method(wire: Wire) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        wire.hot.observe(Spread([1], 2))
