@@ -44,6 +44,7 @@ cdef class Judge:
         Account* account,
         BoundPlan plan,
         InlineRules inline_rules,
+        const Subject* subject,
         int64_t now_ms,
         bint require_policy,
         bint recorded = *,

@@ -479,7 +479,9 @@ cdef class Judge:
             now_ms,
             ASK_RECORD if recorded else ASK_DECISION,
         )
-        self.conclude(account, plan, inline_rules, now_ms, require_policy, recorded, at_ms)
+        self.conclude(
+            account, plan, inline_rules, subject, now_ms, require_policy, recorded, at_ms
+        )
         return self.show(account, now_ms, full)
 
     cdef int conclude(
@@ -487,6 +489,7 @@ cdef class Judge:
         Account* account,
         BoundPlan plan,
         InlineRules inline_rules,
+        const Subject* subject,
         int64_t now_ms,
         bint require_policy,
         bint recorded=False,

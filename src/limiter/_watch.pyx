@@ -160,4 +160,6 @@ cdef class Watch:
         subject.present |= 1 << DIMENSION_CONTACT | 1 << DIMENSION_ADDRESS
         core.accounts.locate(account, subject)
         core.judge.weigh(core.accounts, account, plan, None, subject, now_ms, ASK_RECORD)
-        return core.judge.conclude(account, plan, None, now_ms, self.decider.require_policy)
+        return core.judge.conclude(
+            account, plan, None, subject, now_ms, self.decider.require_policy
+        )
