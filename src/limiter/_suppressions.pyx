@@ -172,4 +172,6 @@ cdef class Suppressions:
         event.place = adds
         event.body = slice_of(body)
         accounts.opt_out(found, event.body, adds, self.core.recorder.append(&event))
+        if found.watch:
+            self.core.tell(found)
         return 0

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 import limiter
 from limiter.cli import (
     access,
+    accounts,
     backup,
     bench,
     commitments,
@@ -100,3 +101,5 @@ for _command in (
 ):
     app.command(_command.__name__)(expand_options(_command))
 app.add_typer(access.keys)
+app.add_typer(accounts.accounts)
+app.add_typer(accounts.suppressions)

@@ -107,6 +107,11 @@ def _parse(path: str) -> tuple[str, yaml.Node]:
     return label, root
 
 
+def read_text(path: str) -> str:
+    """The text of a file; - is standard input. Raises `CommandError`."""
+    return _text(path, "standard input" if path == "-" else path)
+
+
 def _text(path: str, label: str) -> str:
     try:
         if path == "-":
