@@ -21,7 +21,17 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import core, end_to_end, instructions, journal, policy, simulation, speed, wire
+from benchmarks import (
+    core,
+    end_to_end,
+    instructions,
+    journal,
+    policy,
+    restrictions,
+    simulation,
+    speed,
+    wire,
+)
 from benchmarks.workload import Figure
 
 __all__ = ["main", "measure", "tabulate"]
@@ -35,6 +45,7 @@ SUITES: Final[dict[str, Callable[[float], Iterator[Figure]]]] = {
     "instructions": instructions.figures,
     "end_to_end": end_to_end.figures,
     "speed": speed.figures,
+    "restrictions": restrictions.figures,
 }
 
 

@@ -83,19 +83,20 @@ cdef class DenialBuffer:
         int64_t now_ms,
         bint shadow,
     ) noexcept
-    cdef bint keep(
-        self,
-        const Digest* identity,
-        const PackedHead* head,
-        const Slice* texts,
-    ) noexcept
     cdef Digest identify(
         self,
         const Subject* subject,
         int reason,
-        const Slice* texts,
+        const LimitResult* limit,
         int64_t now_ms,
         bint shadow,
+    ) noexcept
+    cdef DenialRow* make_row(
+        self,
+        const Digest* identity,
+        const Subject* subject,
+        const LimitResult* limit,
+        int64_t now_ms,
     ) noexcept
     cdef void drop(self, Slice account, int64_t count) noexcept
     cdef void replayed(self, Slice account, uint64_t position) noexcept

@@ -28,6 +28,7 @@ from limiter._types cimport (
     DIMENSION_CAMPAIGN,
     DIMENSION_CONTACT,
     DIMENSION_COUNT,
+    NO_TIME,
     LimitResult,
     Slice,
 )
@@ -44,7 +45,6 @@ cdef enum:
     TEXT_ACCOUNT = 0
     TEXT_CONTACT = 1
     TEXT_ADDRESS = 2
-    TEXT_CAMPAIGN = 5
     TEXT_ZONE = 10
     TEXT_REFERENCE = 11
     TEXT_POLICY = 12
@@ -54,8 +54,8 @@ cdef enum:
 cdef packed struct Identity:
     # What denials must share to be one row; hashed.
     int64_t day
+    Digest account
     Digest contact
-    uint64_t account
     uint64_t campaign
     uint64_t policy
     uint64_t limit_id
@@ -155,27 +155,38 @@ cdef bint drops_reserve(DenialTable* table) noexcept nogil:
     return True
 
 
-cdef DenialRow* row_find(
-    const DenialTable* table, const Digest* identity, Slice account
-) noexcept nogil:
-    # The row with this identity, NULL when there is none. Digests that agree by accident do not
-    # bring the attempts of two accounts together.
+cdef DenialRow* row_find(const DenialTable* table, const Digest* identity) noexcept nogil:
+    # The row with this identity, NULL when there is none.
     cdef uint32_t mask = table.capacity * 2 - 1
     cdef uint32_t slot
-    cdef DenialRow* row
     if table.size == 0:
         return NULL
     slot = <uint32_t>identity.low & mask
     while table.slots[slot]:
-        row = &table.rows[table.slots[slot] - 1]
-        if (
-            same_digest(&row.identity, identity)
-            and row.head.text_sizes[TEXT_ACCOUNT] == account.size
-            and memcmp(table.texts.data + row.text_at, account.data, account.size) == 0
-        ):
-            return row
+        if same_digest(&table.rows[table.slots[slot] - 1].identity, identity):
+            return &table.rows[table.slots[slot] - 1]
         slot = (slot + 1) & mask
     return NULL
+
+
+cdef void collect_texts(
+    const Subject* subject, const LimitResult* limit, Slice* texts
+) noexcept nogil:
+    # What was sent, and the limit's names, in the order of a row's texts.
+    cdef int place
+    memset(texts, 0, TEXT_COUNT * sizeof(Slice))
+    texts[TEXT_ACCOUNT] = subject.sent.account
+    for place in range(DIMENSION_COUNT):
+        texts[TEXT_CONTACT + place] = subject.sent.fields[place]
+    texts[TEXT_ZONE] = subject.sent.contact_time_zone
+    if subject.recipient != NULL:
+        texts[TEXT_CONTACT] = subject.recipient.contact
+        texts[TEXT_ADDRESS] = subject.recipient.address
+        texts[TEXT_ZONE] = subject.recipient.contact_time_zone
+        texts[TEXT_REFERENCE] = subject.recipient.reference
+    if limit != NULL:
+        texts[TEXT_POLICY] = limit.policy
+        texts[TEXT_LIMIT_ID] = limit.limit_id
 
 
 # ---------------------------------------------------------------- the buffer
@@ -270,53 +281,40 @@ cdef class DenialBuffer:
         bint shadow,
     ) noexcept:
         # Notes a denial of the attempt that the subject was made from, by a limit or by none.
-        cdef PackedHead head
-        cdef Slice[14] texts
         cdef Digest identity
-        cdef int place
+        cdef DenialRow* row
         if subject.sent == NULL:
             return
         self.last_ms = now_ms
-        memset(&head, 0, sizeof(PackedHead))
-        memset(texts, 0, sizeof(texts))
-        texts[TEXT_ACCOUNT] = subject.sent.account
-        for place in range(DIMENSION_COUNT):
-            texts[TEXT_CONTACT + place] = subject.sent.fields[place]
-        texts[TEXT_ZONE] = subject.sent.contact_time_zone
-        if subject.recipient != NULL:
-            texts[TEXT_CONTACT] = subject.recipient.contact
-            texts[TEXT_ADDRESS] = subject.recipient.address
-            texts[TEXT_ZONE] = subject.recipient.contact_time_zone
-            texts[TEXT_REFERENCE] = subject.recipient.reference
-        if limit != NULL:
-            texts[TEXT_POLICY] = limit.policy
-            texts[TEXT_LIMIT_ID] = limit.limit_id
-            head.enforcement = <uint8_t>limit.enforcement
-            head.max_count = limit.max_count
-            head.used_count = limit.used_count
-            head.remaining_count = limit.remaining_count
-            head.reset_ms = limit.reset_ms
-            head.since_ms = limit.counted_since_ms
-            head.etag_size = <uint8_t>min(etag.size, <uint32_t>ETAG_BYTES)
-            if head.etag_size:
-                memcpy(head.etag, etag.data, head.etag_size)
-        head.version = PACKED_VERSION
-        head.flags = (FLAG_SHADOW if shadow else 0) | (FLAG_LIMIT if limit != NULL else 0)
-        head.reason = reason
-        head.count = 1
-        head.first_ms = now_ms
-        head.last_ms = now_ms
-        head.retry_ms = retry_ms
-        head.message_count = subject.sent.message_count
-        identity = self.identify(subject, reason if limit == NULL else 0, texts, now_ms, shadow)
-        if not self.keep(&identity, &head, texts):
-            self.drop(texts[TEXT_ACCOUNT], 1)
+        identity = self.identify(subject, reason, limit, now_ms, shadow)
+        row = row_find(&self.table, &identity)
+        if row == NULL:
+            row = self.make_row(&identity, subject, limit, now_ms)
+        if row == NULL:
+            self.drop(subject.sent.account, 1)
+            return
+        row.head.flags = (FLAG_SHADOW if shadow else 0) | (FLAG_LIMIT if limit != NULL else 0)
+        row.head.reason = reason
+        row.head.count += 1
+        row.head.last_ms = now_ms
+        row.head.retry_ms = retry_ms
+        if limit == NULL:
+            return
+        row.head.enforcement = <uint8_t>limit.enforcement
+        row.head.max_count = limit.max_count
+        row.head.used_count = limit.used_count
+        row.head.remaining_count = limit.remaining_count
+        row.head.reset_ms = limit.reset_ms
+        row.head.since_ms = limit.counted_since_ms
+        row.head.etag_size = <uint8_t>min(etag.size, <uint32_t>ETAG_BYTES)
+        if row.head.etag_size:
+            memcpy(row.head.etag, etag.data, row.head.etag_size)
 
     cdef Digest identify(
         self,
         const Subject* subject,
         int reason,
-        const Slice* texts,
+        const LimitResult* limit,
         int64_t now_ms,
         bint shadow,
     ) noexcept:
@@ -324,42 +322,36 @@ cdef class DenialBuffer:
         cdef Identity of
         memset(&of, 0, sizeof(Identity))
         of.day = now_ms // DAY_MS
+        of.account = siphash128(&self.key, subject.sent.account.data, subject.sent.account.size)
         if subject.present & (1 << DIMENSION_CONTACT):
             of.contact = subject.contact
         elif subject.present & (1 << DIMENSION_ADDRESS):
             of.contact = subject.address
-        of.account = subject.account.hash
         if subject.present & (1 << DIMENSION_CAMPAIGN):
             of.campaign = subject.names[DIMENSION_CAMPAIGN].hash
-        of.policy = siphash64(&self.key, texts[TEXT_POLICY].data, texts[TEXT_POLICY].size)
-        of.limit_id = siphash64(&self.key, texts[TEXT_LIMIT_ID].data, texts[TEXT_LIMIT_ID].size)
-        of.reason = reason
+        of.reason = reason if limit == NULL else 0
         of.shadow = shadow
+        if limit != NULL:
+            of.policy = siphash64(&self.key, limit.policy.data, limit.policy.size)
+            of.limit_id = siphash64(&self.key, limit.limit_id.data, limit.limit_id.size)
         return siphash128(&self.key, <const uint8_t*>&of, sizeof(Identity))
 
-    cdef bint keep(
+    cdef DenialRow* make_row(
         self,
         const Digest* identity,
-        const PackedHead* head,
-        const Slice* texts,
+        const Subject* subject,
+        const LimitResult* limit,
+        int64_t now_ms,
     ) noexcept:
-        # Adds a denial to its row; False when there is no room for a row of its own.
+        # A row with what tells of the first denial, not counted yet; NULL when there is no room.
         cdef DenialTable* table = &self.table
-        cdef DenialRow* row = row_find(table, identity, texts[TEXT_ACCOUNT])
-        cdef PackedHead first
+        cdef Slice[14] texts
+        cdef DenialRow* row
         cdef uint64_t text_size = 0
         cdef uint32_t mask
         cdef uint32_t slot
         cdef int place
-        if row != NULL:
-            # What tells of the first stays, what tells of the newest is replaced.
-            first = row.head
-            row.head = head[0]
-            row.head.count += first.count
-            row.head.first_ms = first.first_ms
-            row.head.message_count = first.message_count
-            memcpy(row.head.text_sizes, first.text_sizes, sizeof(first.text_sizes))
-            return True
+        collect_texts(subject, limit, texts)
         for place in range(TEXT_COUNT):
             text_size += texts[place].size
         if (
@@ -368,12 +360,17 @@ cdef class DenialBuffer:
             or not texts_reserve(&table.texts, text_size)
             or not rows_reserve(table)
         ):
-            return False
+            return NULL
         row = &table.rows[table.size]
+        memset(row, 0, sizeof(DenialRow))
         row.identity = identity[0]
-        row.head = head[0]
         row.text_at = table.texts.size
         row.text_size = <uint32_t>text_size
+        row.head.version = PACKED_VERSION
+        row.head.first_ms = now_ms
+        row.head.message_count = subject.sent.message_count
+        row.head.reset_ms = NO_TIME
+        row.head.since_ms = NO_TIME
         for place in range(TEXT_COUNT):
             row.head.text_sizes[place] = <uint16_t>texts[place].size
             texts_put(&table.texts, texts[place])
@@ -383,7 +380,7 @@ cdef class DenialBuffer:
             slot = (slot + 1) & mask
         table.size += 1
         table.slots[slot] = table.size
-        return True
+        return row
 
     cdef void drop(self, Slice account, int64_t count) noexcept:
         # Counts denials that are not kept. There is a row for each account at most, and an account

@@ -257,8 +257,8 @@ RESTRICTIONS_RETENTION_MS_MIN: Final = DAY_MS
 RESTRICTIONS_RETENTION_MS_MAX: Final = 400 * DAY_MS
 RESTRICTIONS_RETENTION_MS_DEFAULT: Final = 90 * DAY_MS
 
-# The size of the log on disk, and the least that it works with.
-RESTRICTIONS_BYTES_MIN: Final = 1024 * 1024
+# The size of the log on disk, and the least that it works with: one write may take a fifth of it.
+RESTRICTIONS_BYTES_MIN: Final = 64 * 1024 * 1024
 RESTRICTIONS_BYTES_DEFAULT: Final = 4 * 1024 * 1024 * 1024
 
 # Restrictions that one call looks at to fill a page.

@@ -32,15 +32,16 @@ _PATIENCE_S: Final = 60
 
 
 @contextmanager
-def own_server(folder: Path) -> Iterator[str]:
-    """Starts a server on a new data folder inside `folder` and gives its address; ends it after.
+def own_server(folder: Path, *flags: str) -> Iterator[str]:
+    """Starts a server on a new data folder inside `folder`, with more flags if any are given, and
+    gives its address; ends it after.
 
     Raises Unavailable, with what it said, when it does not start.
     """
     command = ["serve", "--listen", "127.0.0.1:0", "--data-dir", str(folder / "data")]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "limiter.cli", *command],
+            [sys.executable, "-m", "limiter.cli", *command, *flags],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

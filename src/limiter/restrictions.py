@@ -1,7 +1,7 @@
 """The restrictions log: who was denied, when and by what, for whoever asks whom he missed.
 
 In flow denials, from the core through a buffer; out flow restrictions, in the order of their first
-denials. One thread takes from the buffer a few times a second and writes to the store.
+denials. One thread takes from the buffer once a second and writes to the store.
 
 What always holds:
 
@@ -36,15 +36,18 @@ __all__ = ["RestrictionKeeper", "RestrictionLog", "check_settings"]
 _log: Final = logging.getLogger(__name__)
 
 # How often the buffer is emptied when nobody asks.
-_INTERVAL_S: Final = 0.5
+_INTERVAL_S: Final = 1.0
 
 # Rows of one transaction; and of one stretch of work, which is shorter than the time for which one
 # thread may keep the interpreter.
 _TRANSACTION_ROWS: Final = 4_096
 _STRETCH_ROWS: Final = 16
 
-# How much longer the thread rests than it works.
-_REST_RATIO: Final = 15
+# How much longer the thread rests than it works while others are busy, and while they are not: then
+# their threads take less of a processor than the share.
+_BUSY_REST_RATIO: Final = 40
+_IDLE_REST_RATIO: Final = 15
+_BUSY_SHARE: Final = 0.3
 
 # How long a list waits for what was denied before it.
 _FLUSH_S: Final = 5.0
@@ -165,20 +168,21 @@ class RestrictionLog:
         self.dropped_count += batch.unattributed_count
         if batch.unattributed_count:
             _log.error("%d denials were dropped for lack of memory", batch.unattributed_count)
-        rest_ratio = 0 if in_haste and len(batch) <= _TRANSACTION_ROWS else _REST_RATIO
+        in_haste = in_haste and len(batch) <= _TRANSACTION_ROWS
         for first in range(0, len(batch) or 1, _TRANSACTION_ROWS):
             places = range(first, min(first + _TRANSACTION_ROWS, len(batch)))
             is_last = places.stop == len(batch)
-            self._write(batch, places, day, position if is_last else None, rest_ratio)
+            self._write(batch, places, day, position if is_last else None, in_haste)
 
     def _write(
-        self, batch: DenialBatch, places: range, day: int, position: int | None, rest_ratio: int
+        self, batch: DenialBatch, places: range, day: int, position: int | None, in_haste: bool
     ) -> None:
         """Writes some rows, and what was dropped up to now; or counts the rows as dropped."""
         dropped = dict(self._unwritten)
         try:
             self._make_room(day)
-            self._store.write(self._paced(batch, places, rest_ratio), dropped, day, position)
+            rows = map(batch.packed, places) if in_haste else self._paced(batch, places)
+            self._store.write(rows, dropped, day, position)
         except Exception as error:  # noqa: BLE001 - whatever it is, the log goes on
             self._note_failure(error)
             for place in places:
@@ -217,14 +221,33 @@ class RestrictionLog:
     def _from_day(self, now_ms: int) -> int:
         return max(0, day_of(now_ms - self._retention_ms))
 
-    def _paced(self, batch: DenialBatch, places: range, rest_ratio: int) -> Iterator[bytes]:
+    def _paced(self, batch: DenialBatch, places: range) -> Iterator[bytes]:
         """The packed rows, with rests between them as long as there is time."""
-        begun_s = time.thread_time()
+        pace = _Pace()
         for place in places:
             yield batch.packed(place)
-            if rest_ratio and place % _STRETCH_ROWS == _STRETCH_ROWS - 1 and not self._is_stopping:
-                time.sleep(rest_ratio * (time.thread_time() - begun_s))
-                begun_s = time.thread_time()
+            if place % _STRETCH_ROWS == _STRETCH_ROWS - 1 and not self._is_stopping:
+                time.sleep(pace.rest_s())
+
+
+class _Pace:
+    """How long one thread is to rest, so that the others of the process hardly notice it."""
+
+    def __init__(self) -> None:
+        self._begun = self._clocks()
+
+    def rest_s(self) -> float:
+        """How long to rest for what was done since the last rest."""
+        wall_s, all_s, own_s = (
+            now - before for now, before in zip(self._clocks(), self._begun, strict=True)
+        )
+        is_busy = all_s - own_s > _BUSY_SHARE * wall_s
+        self._begun = self._clocks()
+        return own_s * (_BUSY_REST_RATIO if is_busy else _IDLE_REST_RATIO)
+
+    @staticmethod
+    def _clocks() -> tuple[float, float, float]:
+        return time.perf_counter(), time.process_time(), time.thread_time()
 
 
 class RestrictionKeeper:
