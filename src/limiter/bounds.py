@@ -99,6 +99,10 @@ CALENDAR_COUNT_MAX: Final = {
 # The name of an IANA time zone.
 TIME_ZONE_BYTES_MAX: Final = 64
 
+# Accounts, and limits, of one answer on what was decided of late; and for who names no number.
+ACTIVITY_ROWS_MAX: Final = 100
+ACTIVITY_ROWS_DEFAULT: Final = 10
+
 # --- Policies -------------------------------------------------------------------------------------
 
 # Dimensions of an attempt, and so the most that a counter can be keyed by.

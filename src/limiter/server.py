@@ -505,6 +505,8 @@ class Server:
             restrictions=self._restrictions.log,
             require_policy=self._config.require_policy,
             watching=self._watching,
+            activity=self._activity,
+            usage=decider.get_usage,
         )
         self._watching.attach(state.core, decider, self._clock, self._alarms)
         state.lapses = Lapses(state.core, state.committer, self._clock, self._alarms)

@@ -13,6 +13,7 @@ from limiter.v1 import (
     access_pb2,
     access_service_pb2,
     account_pb2,
+    activity_pb2,
     attempt_pb2,
     commitment_pb2,
     decision_service_pb2,
@@ -55,6 +56,7 @@ REQUESTS: dict[str, Make] = {
     "Confirm": lambda a: commitment_pb2.ConfirmRequest(account=a, request_id="r"),
     "Cancel": lambda a: commitment_pb2.CancelRequest(account=a, request_id="r"),
     "WatchUsage": lambda a: _D.WatchUsageRequest(attempt=attempt(a)),
+    "GetActivity": lambda a: activity_pb2.GetActivityRequest(account=a),
     "Plan": lambda a: plan_pb2.PlanRequest(
         attempt=attempt_pb2.Attempt(account=a), recipients=[plan_pb2.PlanRecipient(contact="ada")]
     ),
@@ -150,6 +152,7 @@ PERMISSIONS: dict[str, Permission] = {
     ),
     **dict.fromkeys(("GetUsage", "WatchUsage"), Permission.USAGE_READ),
     "ListRestrictions": Permission.RESTRICTIONS_READ,
+    "GetActivity": Permission.USAGE_READ,
     **dict.fromkeys(
         (
             "GetPolicy",

@@ -24,6 +24,7 @@ from limiter.cli import (
     simulate,
     terminal,
     versions,
+    watch,
 )
 from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode, help_text
@@ -85,6 +86,8 @@ for _command in (
     decisions.check,
     decisions.commit,
     decisions.usage,
+    watch.watch,
+    watch.top,
     restrictions.restrictions,
     commitments.confirm,
     commitments.cancel,

@@ -24,10 +24,10 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: dict[ExitCode, str] = {
-    ExitCode.OK: "done; of check and commit: allowed",
+    ExitCode.OK: "done; of check, commit and watch --until-allowed: allowed",
     ExitCode.FAILURE: "an unexpected failure, inside the server or here",
     ExitCode.USAGE: "the command line is wrong",
-    ExitCode.DENIED: "check or commit: the attempt is denied",
+    ExitCode.DENIED: "check or commit: the attempt is denied; watch --until-allowed: it is still",
     ExitCode.INVALID: "a file or a request breaks a rule",
     ExitCode.NOT_FOUND: "there is no such policy or assignment",
     ExitCode.UNAVAILABLE: "no server answers, or it cannot answer now",

@@ -79,7 +79,7 @@ def statuses(
             f"{each.max_count:,}",
             f"{each.remaining_count:,}",
             _state(each),
-            Text(_reset_in_words(each, now)),
+            Text(reset_in_words(each, now)),
             *([Text(since)] if is_partial else []),
         )
     return table
@@ -190,7 +190,8 @@ def _state(status: decision_pb2.LimitStatus) -> Text:
     return Text("fits", "green") if status.remaining_count else Text("full", "yellow")
 
 
-def _reset_in_words(status: decision_pb2.LimitStatus, now: timestamp_pb2.Timestamp | None) -> str:
+def reset_in_words(status: decision_pb2.LimitStatus, now: timestamp_pb2.Timestamp | None) -> str:
+    """When the count falls, if it stands at anything: as a time until then, or a local time."""
     if not status.HasField("reset_time"):
         return ""
     if now is not None:

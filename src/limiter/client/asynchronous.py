@@ -8,7 +8,7 @@ and may be used by several of its tasks at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
@@ -226,7 +226,7 @@ class AsyncClient:
 
     async def watch_usage(
         self, account: str, *, timeout_s: float | None = None, **template: Unpack[AttemptFields]
-    ) -> AsyncIterator[results.UsageChange]:
+    ) -> AsyncGenerator[results.UsageChange, None]:
         """The usage at once, then whenever it changes, and the moment capacity returns.
 
         Comes back when the connection breaks; `timeout_s` is how long that may take.

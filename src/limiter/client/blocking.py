@@ -8,7 +8,7 @@ threads at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
@@ -221,7 +221,7 @@ class Client:
 
     def watch_usage(
         self, account: str, *, timeout_s: float | None = None, **template: Unpack[AttemptFields]
-    ) -> Iterator[results.UsageChange]:
+    ) -> Generator[results.UsageChange, None, None]:
         """The usage at once, then whenever it changes, and the moment capacity returns.
 
         Comes back when the connection breaks; `timeout_s` is how long that may take.

@@ -94,6 +94,7 @@ _DECISIONS: Final = {
     "Confirm": _commitment(),
     "Cancel": _commitment(),
     "WatchUsage": _attempt(Permission.USAGE_READ),
+    "GetActivity": Rule(Permission.USAGE_READ, accounts=("account",)),
     "Plan": _attempt(Permission.DECISIONS_CHECK),
     # Its servicer shows who is narrowed what is his.
     "ListRestrictions": Rule(Permission.RESTRICTIONS_READ, accounts=("account",), narrows=True),

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limiter._activity import Activity
 from limiter._commitments import Commitments
 from limiter._core import Core
 from limiter._suppressions import Suppressions
@@ -23,6 +24,7 @@ from limiter.sealing import Sealer
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
 from limiter.service.accounts import AccountServicer
+from limiter.service.activity import ActivityServicer
 from limiter.service.commitment import CommitmentServicer
 from limiter.service.decision import SERVICE as DECISION_SERVICE
 from limiter.service.groups import GroupServicer
@@ -56,6 +58,9 @@ class Parts:
     # Whether an attempt that no assignment covers is denied.
     require_policy: bool
     watching: Watching
+    activity: Activity
+    # What GetUsage says, by its request's bytes and the instant.
+    usage: Callable[[bytes, int], bytes]
 
     def durable(self) -> Awaitable[None]:
         """Waits until everything appended up to now is durable. Raises Unavailable."""
@@ -78,6 +83,11 @@ SERVICES: Final = (
         lambda parts: CommitmentServicer(
             Commitments(parts.core), parts.shard, parts.durable, parts.clock.now_ms
         ),
+    ),
+    ColdService(
+        DECISION_SERVICE,
+        ActivityServicer,
+        lambda parts: ActivityServicer(parts.activity, parts.core, parts.usage, parts.clock.now_ms),
     ),
     ColdService(DECISION_SERVICE, WatchServicer, lambda parts: WatchServicer(parts.watching)),
     ColdService(

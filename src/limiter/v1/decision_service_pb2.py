@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from limiter.v1 import activity_pb2 as limiter_dot_v1_dot_activity__pb2
 from limiter.v1 import attempt_pb2 as limiter_dot_v1_dot_attempt__pb2
 from limiter.v1 import commitment_pb2 as limiter_dot_v1_dot_commitment__pb2
 from limiter.v1 import decision_pb2 as limiter_dot_v1_dot_decision__pb2
@@ -32,7 +33,7 @@ from limiter.v1 import policy_pb2 as limiter_dot_v1_dot_policy__pb2
 from limiter.v1 import restriction_pb2 as limiter_dot_v1_dot_restriction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!limiter/v1/decision_service.proto\x12\nlimiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18limiter/v1/attempt.proto\x1a\x1blimiter/v1/commitment.proto\x1a\x19limiter/v1/decision.proto\x1a\x15limiter/v1/plan.proto\x1a\x17limiter/v1/policy.proto\x1a\x1climiter/v1/restriction.proto\"~\n\x0c\x43heckRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\"7\n\rCheckResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.limiter.v1.Decision\"\x9b\x02\n\rCommitRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.limiter.v1.CommitMode\x12.\n\nevent_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rhold_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"w\n\x0e\x43ommitResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.limiter.v1.Decision\x12\x11\n\tcommit_id\x18\x02 \x01(\t\x12\x18\n\x10\x61\x63\x63ount_sequence\x18\x03 \x01(\x03\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"o\n\tRecipient\x12\x0f\n\x07\x63ontact\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x19\n\x11\x63ontact_time_zone\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xa0\x02\n\x11\x43heckBatchRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\x12)\n\nrecipients\x18\x05 \x03(\x0b\x32\x15.limiter.v1.Recipient\x12(\n\tatomicity\x18\x06 \x01(\x0e\x32\x15.limiter.v1.Atomicity\x12\x1a\n\x12\x65xclude_duplicates\x18\x07 \x01(\x08\x12\x18\n\x10\x65xclude_opt_outs\x18\x08 \x01(\x08J\x04\x08\x04\x10\x05R\nrequest_id\"\x9e\x01\n\x12\x43heckBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.limiter.v1.BatchResult\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x04 \x01(\x03\x12\x17\n\x0fopted_out_count\x18\x05 \x01(\x03\"\xa3\x02\n\x12\x43ommitBatchRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12)\n\nrecipients\x18\x05 \x03(\x0b\x32\x15.limiter.v1.Recipient\x12(\n\tatomicity\x18\x06 \x01(\x0e\x32\x15.limiter.v1.Atomicity\x12\x1a\n\x12\x65xclude_duplicates\x18\x07 \x01(\x08\x12\x18\n\x10\x65xclude_opt_outs\x18\x08 \x01(\x08\"\x9f\x01\n\x13\x43ommitBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.limiter.v1.BatchResult\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x04 \x01(\x03\x12\x17\n\x0fopted_out_count\x18\x05 \x01(\x03\"\xad\x01\n\x0b\x42\x61tchResult\x12\x11\n\treference\x18\x01 \x01(\t\x12&\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x14.limiter.v1.Decision\x12\x11\n\tcommit_id\x18\x03 \x01(\t\x12\x11\n\tduplicate\x18\x04 \x01(\x08\x12\x18\n\x10\x61\x63\x63ount_sequence\x18\x05 \x01(\x03\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x12\x11\n\topted_out\x18\x07 \x01(\x08\"7\n\x0fGetUsageRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\"C\n\x10GetUsageResponse\x12/\n\x0elimit_statuses\x18\x01 \x03(\x0b\x32\x17.limiter.v1.LimitStatus\"9\n\x11WatchUsageRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\"\xb0\x01\n\x12WatchUsageResponse\x12/\n\x0elimit_statuses\x18\x01 \x03(\x0b\x32\x17.limiter.v1.LimitStatus\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Y\n\nCommitMode\x12\x1b\n\x17\x43OMMIT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMMIT_MODE_DECIDE\x10\x01\x12\x16\n\x12\x43OMMIT_MODE_RECORD\x10\x02*[\n\tAtomicity\x12\x19\n\x15\x41TOMICITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41TOMICITY_PARTIAL\x10\x01\x12\x1c\n\x18\x41TOMICITY_ALL_OR_NOTHING\x10\x02\x32\xad\x06\n\x0f\x44\x65\x63isionService\x12<\n\x05\x43heck\x12\x18.limiter.v1.CheckRequest\x1a\x19.limiter.v1.CheckResponse\x12?\n\x06\x43ommit\x12\x19.limiter.v1.CommitRequest\x1a\x1a.limiter.v1.CommitResponse\x12K\n\nCheckBatch\x12\x1d.limiter.v1.CheckBatchRequest\x1a\x1e.limiter.v1.CheckBatchResponse\x12N\n\x0b\x43ommitBatch\x12\x1e.limiter.v1.CommitBatchRequest\x1a\x1f.limiter.v1.CommitBatchResponse\x12I\n\x0c\x43ommitStream\x12\x19.limiter.v1.CommitRequest\x1a\x1a.limiter.v1.CommitResponse(\x01\x30\x01\x12\x45\n\x08GetUsage\x12\x1b.limiter.v1.GetUsageRequest\x1a\x1c.limiter.v1.GetUsageResponse\x12\x42\n\x07\x43onfirm\x12\x1a.limiter.v1.ConfirmRequest\x1a\x1b.limiter.v1.ConfirmResponse\x12?\n\x06\x43\x61ncel\x12\x19.limiter.v1.CancelRequest\x1a\x1a.limiter.v1.CancelResponse\x12M\n\nWatchUsage\x12\x1d.limiter.v1.WatchUsageRequest\x1a\x1e.limiter.v1.WatchUsageResponse0\x01\x12\x39\n\x04Plan\x12\x17.limiter.v1.PlanRequest\x1a\x18.limiter.v1.PlanResponse\x12]\n\x10ListRestrictions\x12#.limiter.v1.ListRestrictionsRequest\x1a$.limiter.v1.ListRestrictionsResponseB\x18\x42\x14\x44\x65\x63isionServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!limiter/v1/decision_service.proto\x12\nlimiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19limiter/v1/activity.proto\x1a\x18limiter/v1/attempt.proto\x1a\x1blimiter/v1/commitment.proto\x1a\x19limiter/v1/decision.proto\x1a\x15limiter/v1/plan.proto\x1a\x17limiter/v1/policy.proto\x1a\x1climiter/v1/restriction.proto\"~\n\x0c\x43heckRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\"7\n\rCheckResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.limiter.v1.Decision\"\x9b\x02\n\rCommitRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.limiter.v1.CommitMode\x12.\n\nevent_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rhold_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"w\n\x0e\x43ommitResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.limiter.v1.Decision\x12\x11\n\tcommit_id\x18\x02 \x01(\t\x12\x18\n\x10\x61\x63\x63ount_sequence\x18\x03 \x01(\x03\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"o\n\tRecipient\x12\x0f\n\x07\x63ontact\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x19\n\x11\x63ontact_time_zone\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xa0\x02\n\x11\x43heckBatchRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\x12)\n\nrecipients\x18\x05 \x03(\x0b\x32\x15.limiter.v1.Recipient\x12(\n\tatomicity\x18\x06 \x01(\x0e\x32\x15.limiter.v1.Atomicity\x12\x1a\n\x12\x65xclude_duplicates\x18\x07 \x01(\x08\x12\x18\n\x10\x65xclude_opt_outs\x18\x08 \x01(\x08J\x04\x08\x04\x10\x05R\nrequest_id\"\x9e\x01\n\x12\x43heckBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.limiter.v1.BatchResult\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x04 \x01(\x03\x12\x17\n\x0fopted_out_count\x18\x05 \x01(\x03\"\xa3\x02\n\x12\x43ommitBatchRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12(\n\rinline_limits\x18\x02 \x03(\x0b\x32\x11.limiter.v1.Limit\x12\x1e\n\x04view\x18\x03 \x01(\x0e\x32\x10.limiter.v1.View\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12)\n\nrecipients\x18\x05 \x03(\x0b\x32\x15.limiter.v1.Recipient\x12(\n\tatomicity\x18\x06 \x01(\x0e\x32\x15.limiter.v1.Atomicity\x12\x1a\n\x12\x65xclude_duplicates\x18\x07 \x01(\x08\x12\x18\n\x10\x65xclude_opt_outs\x18\x08 \x01(\x08\"\x9f\x01\n\x13\x43ommitBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.limiter.v1.BatchResult\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65nied_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x04 \x01(\x03\x12\x17\n\x0fopted_out_count\x18\x05 \x01(\x03\"\xad\x01\n\x0b\x42\x61tchResult\x12\x11\n\treference\x18\x01 \x01(\t\x12&\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x14.limiter.v1.Decision\x12\x11\n\tcommit_id\x18\x03 \x01(\t\x12\x11\n\tduplicate\x18\x04 \x01(\x08\x12\x18\n\x10\x61\x63\x63ount_sequence\x18\x05 \x01(\x03\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x12\x11\n\topted_out\x18\x07 \x01(\x08\"7\n\x0fGetUsageRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\"C\n\x10GetUsageResponse\x12/\n\x0elimit_statuses\x18\x01 \x03(\x0b\x32\x17.limiter.v1.LimitStatus\"9\n\x11WatchUsageRequest\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\"\xb0\x01\n\x12WatchUsageResponse\x12/\n\x0elimit_statuses\x18\x01 \x03(\x0b\x32\x17.limiter.v1.LimitStatus\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Y\n\nCommitMode\x12\x1b\n\x17\x43OMMIT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMMIT_MODE_DECIDE\x10\x01\x12\x16\n\x12\x43OMMIT_MODE_RECORD\x10\x02*[\n\tAtomicity\x12\x19\n\x15\x41TOMICITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41TOMICITY_PARTIAL\x10\x01\x12\x1c\n\x18\x41TOMICITY_ALL_OR_NOTHING\x10\x02\x32\xfd\x06\n\x0f\x44\x65\x63isionService\x12<\n\x05\x43heck\x12\x18.limiter.v1.CheckRequest\x1a\x19.limiter.v1.CheckResponse\x12?\n\x06\x43ommit\x12\x19.limiter.v1.CommitRequest\x1a\x1a.limiter.v1.CommitResponse\x12K\n\nCheckBatch\x12\x1d.limiter.v1.CheckBatchRequest\x1a\x1e.limiter.v1.CheckBatchResponse\x12N\n\x0b\x43ommitBatch\x12\x1e.limiter.v1.CommitBatchRequest\x1a\x1f.limiter.v1.CommitBatchResponse\x12I\n\x0c\x43ommitStream\x12\x19.limiter.v1.CommitRequest\x1a\x1a.limiter.v1.CommitResponse(\x01\x30\x01\x12\x45\n\x08GetUsage\x12\x1b.limiter.v1.GetUsageRequest\x1a\x1c.limiter.v1.GetUsageResponse\x12\x42\n\x07\x43onfirm\x12\x1a.limiter.v1.ConfirmRequest\x1a\x1b.limiter.v1.ConfirmResponse\x12?\n\x06\x43\x61ncel\x12\x19.limiter.v1.CancelRequest\x1a\x1a.limiter.v1.CancelResponse\x12M\n\nWatchUsage\x12\x1d.limiter.v1.WatchUsageRequest\x1a\x1e.limiter.v1.WatchUsageResponse0\x01\x12N\n\x0bGetActivity\x12\x1e.limiter.v1.GetActivityRequest\x1a\x1f.limiter.v1.GetActivityResponse\x12\x39\n\x04Plan\x12\x17.limiter.v1.PlanRequest\x1a\x18.limiter.v1.PlanResponse\x12]\n\x10ListRestrictions\x12#.limiter.v1.ListRestrictionsRequest\x1a$.limiter.v1.ListRestrictionsResponseB\x18\x42\x14\x44\x65\x63isionServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,38 +41,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limiter.v1.decision_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\024DecisionServiceProtoP\001'
-  _globals['_COMMITMODE']._serialized_start=2427
-  _globals['_COMMITMODE']._serialized_end=2516
-  _globals['_ATOMICITY']._serialized_start=2518
-  _globals['_ATOMICITY']._serialized_end=2609
-  _globals['_CHECKREQUEST']._serialized_start=274
-  _globals['_CHECKREQUEST']._serialized_end=400
-  _globals['_CHECKRESPONSE']._serialized_start=402
-  _globals['_CHECKRESPONSE']._serialized_end=457
-  _globals['_COMMITREQUEST']._serialized_start=460
-  _globals['_COMMITREQUEST']._serialized_end=743
-  _globals['_COMMITRESPONSE']._serialized_start=745
-  _globals['_COMMITRESPONSE']._serialized_end=864
-  _globals['_RECIPIENT']._serialized_start=866
-  _globals['_RECIPIENT']._serialized_end=977
-  _globals['_CHECKBATCHREQUEST']._serialized_start=980
-  _globals['_CHECKBATCHREQUEST']._serialized_end=1268
-  _globals['_CHECKBATCHRESPONSE']._serialized_start=1271
-  _globals['_CHECKBATCHRESPONSE']._serialized_end=1429
-  _globals['_COMMITBATCHREQUEST']._serialized_start=1432
-  _globals['_COMMITBATCHREQUEST']._serialized_end=1723
-  _globals['_COMMITBATCHRESPONSE']._serialized_start=1726
-  _globals['_COMMITBATCHRESPONSE']._serialized_end=1885
-  _globals['_BATCHRESULT']._serialized_start=1888
-  _globals['_BATCHRESULT']._serialized_end=2061
-  _globals['_GETUSAGEREQUEST']._serialized_start=2063
-  _globals['_GETUSAGEREQUEST']._serialized_end=2118
-  _globals['_GETUSAGERESPONSE']._serialized_start=2120
-  _globals['_GETUSAGERESPONSE']._serialized_end=2187
-  _globals['_WATCHUSAGEREQUEST']._serialized_start=2189
-  _globals['_WATCHUSAGEREQUEST']._serialized_end=2246
-  _globals['_WATCHUSAGERESPONSE']._serialized_start=2249
-  _globals['_WATCHUSAGERESPONSE']._serialized_end=2425
-  _globals['_DECISIONSERVICE']._serialized_start=2612
-  _globals['_DECISIONSERVICE']._serialized_end=3425
+  _globals['_COMMITMODE']._serialized_start=2454
+  _globals['_COMMITMODE']._serialized_end=2543
+  _globals['_ATOMICITY']._serialized_start=2545
+  _globals['_ATOMICITY']._serialized_end=2636
+  _globals['_CHECKREQUEST']._serialized_start=301
+  _globals['_CHECKREQUEST']._serialized_end=427
+  _globals['_CHECKRESPONSE']._serialized_start=429
+  _globals['_CHECKRESPONSE']._serialized_end=484
+  _globals['_COMMITREQUEST']._serialized_start=487
+  _globals['_COMMITREQUEST']._serialized_end=770
+  _globals['_COMMITRESPONSE']._serialized_start=772
+  _globals['_COMMITRESPONSE']._serialized_end=891
+  _globals['_RECIPIENT']._serialized_start=893
+  _globals['_RECIPIENT']._serialized_end=1004
+  _globals['_CHECKBATCHREQUEST']._serialized_start=1007
+  _globals['_CHECKBATCHREQUEST']._serialized_end=1295
+  _globals['_CHECKBATCHRESPONSE']._serialized_start=1298
+  _globals['_CHECKBATCHRESPONSE']._serialized_end=1456
+  _globals['_COMMITBATCHREQUEST']._serialized_start=1459
+  _globals['_COMMITBATCHREQUEST']._serialized_end=1750
+  _globals['_COMMITBATCHRESPONSE']._serialized_start=1753
+  _globals['_COMMITBATCHRESPONSE']._serialized_end=1912
+  _globals['_BATCHRESULT']._serialized_start=1915
+  _globals['_BATCHRESULT']._serialized_end=2088
+  _globals['_GETUSAGEREQUEST']._serialized_start=2090
+  _globals['_GETUSAGEREQUEST']._serialized_end=2145
+  _globals['_GETUSAGERESPONSE']._serialized_start=2147
+  _globals['_GETUSAGERESPONSE']._serialized_end=2214
+  _globals['_WATCHUSAGEREQUEST']._serialized_start=2216
+  _globals['_WATCHUSAGEREQUEST']._serialized_end=2273
+  _globals['_WATCHUSAGERESPONSE']._serialized_start=2276
+  _globals['_WATCHUSAGERESPONSE']._serialized_end=2452
+  _globals['_DECISIONSERVICE']._serialized_start=2639
+  _globals['_DECISIONSERVICE']._serialized_end=3532
 # @@protoc_insertion_point(module_scope)

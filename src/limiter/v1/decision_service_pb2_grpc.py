@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from limiter.v1 import activity_pb2 as limiter_dot_v1_dot_activity__pb2
 from limiter.v1 import commitment_pb2 as limiter_dot_v1_dot_commitment__pb2
 from limiter.v1 import decision_service_pb2 as limiter_dot_v1_dot_decision__service__pb2
 from limiter.v1 import plan_pb2 as limiter_dot_v1_dot_plan__pb2
@@ -87,6 +88,11 @@ class DecisionServiceStub:
                 '/limiter.v1.DecisionService/WatchUsage',
                 request_serializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageRequest.SerializeToString,
                 response_deserializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageResponse.FromString,
+                _registered_method=True)
+        self.GetActivity = channel.unary_unary(
+                '/limiter.v1.DecisionService/GetActivity',
+                request_serializer=limiter_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_activity__pb2.GetActivityResponse.FromString,
                 _registered_method=True)
         self.Plan = channel.unary_unary(
                 '/limiter.v1.DecisionService/Plan',
@@ -261,6 +267,19 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetActivity(self, request, context):
+        """Tells what this server has decided of late, for people who look on: how much, for whom, and
+        which limits are nearly full. Nothing of it outlives the process.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Plan(self, request, context):
         """Says for a list of recipients when each may be written to under all limits, nothing else being
         sent: at each instant the first one in order that passes goes. Changes nothing. Commits that
@@ -340,6 +359,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.WatchUsage,
                     request_deserializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageRequest.FromString,
                     response_serializer=limiter_dot_v1_dot_decision__service__pb2.WatchUsageResponse.SerializeToString,
+            ),
+            'GetActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetActivity,
+                    request_deserializer=limiter_dot_v1_dot_activity__pb2.GetActivityRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_activity__pb2.GetActivityResponse.SerializeToString,
             ),
             'Plan': grpc.unary_unary_rpc_method_handler(
                     servicer.Plan,
@@ -601,6 +625,33 @@ class DecisionService:
             '/limiter.v1.DecisionService/WatchUsage',
             limiter_dot_v1_dot_decision__service__pb2.WatchUsageRequest.SerializeToString,
             limiter_dot_v1_dot_decision__service__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.DecisionService/GetActivity',
+            limiter_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
+            limiter_dot_v1_dot_activity__pb2.GetActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

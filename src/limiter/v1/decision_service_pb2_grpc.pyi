@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from limiter.v1 import activity_pb2 as _activity_pb2
 from limiter.v1 import commitment_pb2 as _commitment_pb2
 from limiter.v1 import decision_service_pb2 as _decision_service_pb2
 from limiter.v1 import plan_pb2 as _plan_pb2
@@ -158,6 +159,15 @@ class DecisionServiceStub:
     - `UNAUTHENTICATED`: the key has expired or was revoked; the stream ends within a second.
     - `UNAVAILABLE`: the server is draining.
     """
+    GetActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]
+    """Tells what this server has decided of late, for people who look on: how much, for whom, and
+    which limits are nearly full. Nothing of it outlives the process.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
     Plan: _grpc.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]
     """Says for a list of recipients when each may be written to under all limits, nothing else being
     sent: at each instant the first one in order that passes goes. Changes nothing. Commits that
@@ -309,6 +319,15 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     - `RESOURCE_EXHAUSTED`: 5,000 streams of this method are open, or 500 on this connection.
     - `UNAUTHENTICATED`: the key has expired or was revoked; the stream ends within a second.
     - `UNAVAILABLE`: the server is draining.
+    """
+    GetActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]  # type: ignore[assignment]
+    """Tells what this server has decided of late, for people who look on: how much, for whom, and
+    which limits are nearly full. Nothing of it outlives the process.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
     Plan: _aio.UnaryUnaryMultiCallable[_plan_pb2.PlanRequest, _plan_pb2.PlanResponse]  # type: ignore[assignment]
     """Says for a list of recipients when each may be written to under all limits, nothing else being
@@ -512,6 +531,21 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         - `RESOURCE_EXHAUSTED`: 5,000 streams of this method are open, or 500 on this connection.
         - `UNAUTHENTICATED`: the key has expired or was revoked; the stream ends within a second.
         - `UNAVAILABLE`: the server is draining.
+        """
+
+    @_abc_1.abstractmethod
+    def GetActivity(
+        self,
+        request: _activity_pb2.GetActivityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activity_pb2.GetActivityResponse, _abc.Awaitable[_activity_pb2.GetActivityResponse]]:
+        """Tells what this server has decided of late, for people who look on: how much, for whom, and
+        which limits are nearly full. Nothing of it outlives the process.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `UNAVAILABLE`: the server is draining or its journal cannot be written.
         """
 
     @_abc_1.abstractmethod
