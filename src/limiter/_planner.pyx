@@ -18,7 +18,7 @@ from libc.stdlib cimport calloc, free
 
 from limiter import bounds
 from limiter.errors import InvalidArgument, ResourceExhausted
-from limiter._accounts cimport Account
+from limiter._accounts cimport Account, is_opted_out
 from limiter._core cimport Core
 from limiter._hours cimport ZoneTable
 from limiter._kinds cimport Binding, InlineRules, compile_limits
@@ -33,6 +33,7 @@ from limiter._types cimport (
     DIMENSION_RESOURCE,
     NO_TIME,
     REASON_NO_POLICY,
+    REASON_OPTED_OUT,
     REASON_POLICY_REQUIRED,
     REASON_WITHIN_LIMITS,
     Recipient,
@@ -85,6 +86,7 @@ cdef class Planner:
     cdef ZoneTable zones
     cdef Subject subject       # the attempt to nobody
     cdef InlineRules inline_rules
+    cdef uint32_t barred_count  # recipients who have opted out
     cdef PlanRules rules
     cdef PlanCounters counters
     cdef Crowd crowd
@@ -273,6 +275,13 @@ cdef class Planner:
                 f" which takes at most {MESSAGE_BYTES_MAX} bytes; shorten their references or send"
                 " fewer at once",
             )
+        if is_opted_out(account, &subject):
+            # There is no instant for them, and nobody waits for their turn.
+            self.reasons[self.cursor] = REASON_OPTED_OUT
+            self.barred_count += 1
+            self.schedule.steps += 3
+            self.cursor += 1
+            return 0
         self.schedule.steps += 3 + self.rules.count + self.crowd.join(
             account,
             &subject,
@@ -318,6 +327,7 @@ cdef class Planner:
         self.counters.take_shared(account, &self.subject)
         self.counters.drop_settled()
         self.schedule.start(now_ms)
+        self.schedule.left -= self.barred_count
         self.schedule.steps += 50
         if self.require_policy and not self.rules.plan.has_policy:
             return self.go_on(PHASE_REASONS)

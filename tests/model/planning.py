@@ -29,7 +29,7 @@ from tests.model.oracle import Oracle, require_contacts, tentative
 from tests.model.pair import Pair, assert_same
 from tests.model.properties import Story
 from tests.model.strategies import VALUES, Dice
-from tests.model.verdicts import ALLOWED, Attempt, attempt_of, decide
+from tests.model.verdicts import ALLOWED, OPTED_OUT, Attempt, attempt_of, decide
 from tests.model.windows import DAY_MS, HOUR_MS, MINUTE_MS
 
 
@@ -66,6 +66,8 @@ class NaivePlan:
 
     def passing_ms(self, number: int) -> int | None:
         """When this one would pass, if nobody else went."""
+        if self.oracle.has_opted_out(self.attempts[number]):
+            return None
         from_ms = max(self.at_ms, self.floor_ms(number))
         passing = first_passing(self.enforced(number), from_ms, late=False)
         if passing is None or passing > self.begin_ms + RETRY_REACH_MS:
@@ -94,6 +96,8 @@ class NaivePlan:
             if self.no_policy:
                 return decision_pb2.REASON_NO_POLICY
             return decision_pb2.REASON_WITHIN_LIMITS
+        if self.oracle.has_opted_out(self.attempts[number]):
+            return OPTED_OUT
         end_ms = self.begin_ms + RETRY_REACH_MS
         decision = decide(self.standings(number, end_ms), end_ms, self.no_policy, late=False)
         assert decision.outcome != ALLOWED

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from hypothesis import given
+from hypothesis import strategies as st
 
 from limiter.v1 import plan_pb2
-from tests.model import planning
+from tests.model import planning, strategies
 from tests.model.driver import CoreDriver
 from tests.model.effort import examples
 from tests.model.properties import Story, stories
 
 
 @examples(150)
-@given(planning.pasts(stories()), planning.plan_requests())
-def test_a_plan_is_the_naive_one(story: Story, request: plan_pb2.PlanRequest) -> None:
+@given(planning.pasts(stories()), planning.plan_requests(), strategies.people(), st.booleans())
+def test_a_plan_is_the_naive_one(
+    story: Story, request: plan_pb2.PlanRequest, people: list[tuple[int, str]], opt: bool
+) -> None:
     driver = CoreDriver(story.start_ms)
     pair = story.play(driver)
+    if opt:
+        pair.opt(request.attempt.account, people, out=True)
     plan = planning.a_plan_is_the_naive_one(pair, request)
     planning.a_plan_changes_nothing(pair, request)
     if plan is not None:

@@ -116,7 +116,7 @@ class PlanResult(_message.Message):
     """The recipient's own reference."""
     reason: _decision_pb2.Reason.ValueType
     """`WITHIN_LIMITS` or `NO_POLICY` if there is an instant; else why there is none: the reason that
-    a check would give at the end of the 400 days.
+    a check would give at the end of the 400 days. Whoever has opted out has none.
     """
     @_builtins.property
     def send_time(self) -> _timestamp_pb2.Timestamp:
