@@ -48,6 +48,7 @@ cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil
 cdef int counter_copy(
     const KindRules* kind, Counter* counter, const Counter* original
 ) except -1 nogil
+cdef uint32_t state_release(KindState* state, uint32_t most) noexcept nogil
 cdef void state_free(KindState* state) noexcept nogil
 cdef void counter_prefetch(const KindState* state) noexcept nogil
 cdef void keyed_prefetch(const KindState* state, const Subject* subject) noexcept nogil

@@ -85,6 +85,18 @@ cdef void state_free(KindState* state) noexcept nogil:
     free(state.keyed)
 
 
+cdef uint32_t state_release(KindState* state, uint32_t most) noexcept nogil:
+    # Frees up to so many keyed counters, and returns how many places that were; the state is of no
+    # use any more, but to be freed.
+    cdef uint32_t done = 0
+    while state.keyed_capacity and done < most:
+        state.keyed_capacity -= 1
+        done += 1
+        if not is_free(&state.keyed[state.keyed_capacity]):
+            counter_free(state.kind, &state.keyed[state.keyed_capacity].counter)
+    return done
+
+
 cdef bint key_of(const KindRules* kind, const Subject* subject, CounterKey* key) noexcept nogil:
     # The attempt's key; False when one of its values has never been counted.
     cdef uint32_t[12] parts

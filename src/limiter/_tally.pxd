@@ -23,6 +23,7 @@ cdef struct Tally:
     TallyRow* rows             # owned; in the order of their first denials
     uint32_t row_count
     uint32_t row_capacity
+    uint32_t rows_max          # ceiling
     uint32_t* slots            # owned; open addressing, row + 1, 0 = free
     uint32_t slot_count        # power of two
     uint64_t* contacts         # owned; open addressing, (row + 1) << 32 | index, 0 = free

@@ -8,12 +8,8 @@ a contact's dense index are remembered.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 
-from limiter import bounds
 from limiter.errors import ResourceExhausted
 from limiter._kinds cimport RuleRow
-
-cdef uint32_t ROWS_MAX = bounds.SIMULATION_ROWS_MAX
-
 
 cdef void tally_free(Tally* tally) noexcept nogil:
     free(tally.rows)
@@ -71,10 +67,10 @@ cdef TallyRow* tally_row(
         if row.rule == rule and row.account == account and row.day == day:
             return row
         slot = (slot + 1) & (tally.slot_count - 1)
-    if tally.row_count >= ROWS_MAX:
+    if tally.row_count >= tally.rows_max:
         raise ResourceExhausted(
             "TOO_MANY_ROWS",
-            f"the denials make {ROWS_MAX} rows of a limit, an account and a day, which is the"
+            f"the denials make {tally.rows_max} rows of a limit, an account and a day, which is the"
             " ceiling; simulate fewer days or fewer accounts at once",
         )
     row = &tally.rows[tally.row_count]

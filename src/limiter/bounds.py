@@ -246,8 +246,13 @@ TRACE_SORTED_BYTES_MAX: Final = 1024 * 1024 * 1024
 # What is read of a trace at once.
 TRACE_BLOCK_BYTES: Final = 1024 * 1024
 
-# What a simulation reports: a limit, an account and a day each.
+# What a simulation reports: a limit, an account and a day each. A server's reply is one message.
 SIMULATION_ROWS_MAX: Final = 1_000_000
+SIMULATION_REPLY_ROWS_MAX: Final = 12_000
+
+# Simulations that a server runs at once, and what one of them remembers of an account.
+SIMULATIONS_MAX: Final = 2
+SIMULATION_HISTORY_BYTES_MAX: Final = 256 * 1024 * 1024
 
 # --- The restrictions log -------------------------------------------------------------------------
 
@@ -440,6 +445,11 @@ _check(
 _check(
     TRACE_ROW_BYTES_MAX >= (DIMENSION_COUNT + 4) * 2 * (LABEL_BYTES_MAX + 2),
     "a row whose values are as long as they may be, and all of quotes, fits",
+)
+_check(
+    SIMULATION_REPLY_ROWS_MAX * (ACCOUNT_BYTES_MAX + RESOURCE_ID_BYTES_MAX + 96)
+    <= MESSAGE_BYTES_MAX,
+    "the rows of a simulation fit into one message",
 )
 _check(SIMULATION_ROWS_MAX < 2**31, "rows of a simulation can be indexed by 32 bits")
 _check(

@@ -16,7 +16,7 @@ from typing import Final
 from limiter import errors
 from limiter.journal import GROUP_HEADER_BYTES, GroupSource, Journal
 
-__all__ = ["History", "first_position", "group_of", "offset_of"]
+__all__ = ["History", "event_in", "first_position", "group_of", "offset_of"]
 
 # A position: the group's number, and in the low bits the event's offset among the group's events.
 _OFFSET_BITS: Final = 24
@@ -68,11 +68,11 @@ class History:
         number, offset = group_of(position), offset_of(position)
         taken_number, events = self._taken
         if number == taken_number:
-            return _event_in(memoryview(events), position, offset)
+            return event_in(memoryview(events), position, offset)
         return self._journal.peek(
             self._shard,
             number,
-            lambda record: _event_in(record, position, offset + GROUP_HEADER_BYTES),
+            lambda record: event_in(record, position, offset + GROUP_HEADER_BYTES),
         )
 
     def group(self, number: int) -> bytes | None:
@@ -85,7 +85,7 @@ class History:
         )
 
 
-def _event_in(record: memoryview, position: int, start: int) -> bytes:
+def event_in(record: bytes | memoryview, position: int, start: int) -> bytes:
     """The event that starts there."""
     body = start + _EVENT_HEADER_BYTES
     size = int.from_bytes(record[start + 1 : body], "little")

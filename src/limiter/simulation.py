@@ -1,8 +1,12 @@
 """What would these policies have denied? Attempts of the past, tried on policies of one's own.
 
-In flow a whole set of policies and a trace of attempts; out flows a `SimulatePolicyResponse`. The
-attempts are decided as a server decides them that starts empty, with a clock that shows each
-attempt's own time. Nothing outside is read but the trace, and nothing is written.
+In flow policies, and a trace of attempts or what a core remembers of an account; out flows a
+`SimulatePolicyResponse`. The attempts are decided as a server decides them that starts empty, with
+a clock that shows each attempt's own time. Nothing outside is changed.
+
+What was recorded is lived through once more: what has gone out already counts at the instant at
+which it went, whatever the draft says. What was held lapses, is confirmed or is cancelled when it
+was, if the draft lets it go at all. What was denied and the draft lets go counts for good.
 """
 
 from __future__ import annotations
@@ -14,14 +18,16 @@ from typing import Final
 
 from limiter import bounds, errors, kinds, model, zones
 from limiter._core import Core
+from limiter._recollection import Recollection
 from limiter._simulation import OutOfOrder, Simulation
 from limiter._trace import SortedTrace, TraceReader, TraceRows
+from limiter.history import event_in, group_of, offset_of
 from limiter.policy import PolicyStore
 from limiter.service import conversion
 from limiter.trace import Block, TraceFile
 from limiter.v1 import access_pb2, policy_pb2, simulation_pb2
 
-__all__ = ["DRAFT", "PolicySet", "Progress", "Span", "response_of", "simulate_trace"]
+__all__ = ["DRAFT", "HistorySimulation", "PolicySet", "Progress", "Span", "simulate_trace"]
 
 # The name of a policy that has none yet.
 DRAFT: Final = "policies/draft"
@@ -29,10 +35,18 @@ DRAFT: Final = "policies/draft"
 # Rows that are read, then tried: few enough for the caches.
 _ROWS_AT_ONCE: Final = 512
 
+# What one step of a simulation of history does.
+_EVENTS_WALKED_AT_ONCE: Final = 8
+_EVENTS_TRIED_AT_ONCE: Final = 32
+_COUNTERS_RELEASED_AT_ONCE: Final = 256
+
 # Nobody else sees the digests of a simulation.
 _DIGEST_KEY: Final = bytes(32)
 
 _EPOCH: Final = date(1970, 1, 1)
+
+# A row as a Simulation gives it.
+_Row = tuple[str, str, int, str, int, int, int, int]
 
 # How far a simulation of a trace is: bytes of the file that were read, and attempts tried; and
 # whether the trace has to be sorted first.
@@ -42,11 +56,13 @@ Progress = Callable[[int, int, bool], None]
 @dataclass(frozen=True, slots=True)
 class PolicySet:
     """Policies, assignments and groups, as a policy file has them. A single policy without
-    assignments is for all accounts, and its groups do not matter."""
+    assignments is for all accounts, and its groups do not matter. All accounts live in
+    `account_zone`."""
 
     policies: Sequence[policy_pb2.Policy]
     assignments: Sequence[policy_pb2.Assignment] = ()
     groups: Sequence[access_pb2.Group] = ()
+    account_zone: str = zones.UTC
 
     def core(self, digest_key: bytes = _DIGEST_KEY) -> tuple[Core, Sequence[model.Policy]]:
         """An empty core under these policies, and the policies in their order. Raises what applying
@@ -65,7 +81,8 @@ class PolicySet:
             policies, assignments = _for_everybody(policies)
         for index, policy in enumerate(policies):
             policy.check(f"policies[{index}]")
-            draft.create_policy(policy, f"policies[{index}]")
+            limits = tuple(limit.in_zone(self.account_zone) for limit in policy.limits)
+            draft.create_policy(replace(policy, limits=limits), f"policies[{index}]")
         for index, assignment in enumerate(assignments):
             assignment.check(f"assignments[{index}]")
             draft.create_assignment(assignment, f"assignments[{index}]")
@@ -192,6 +209,85 @@ def _read(
         yield block
 
 
+class HistorySimulation:
+    """What a draft would have denied of what an account of a core has attempted, step by step.
+
+    The draft's name and groups do not matter; `account_zone` is what it means by `ACCOUNT`. Raises
+    `InvalidArgument`, about `policies[0]` where the draft breaks a rule.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        draft: policy_pb2.Policy,
+        account: str,
+        account_zone: str = zones.UTC,
+        span: Span | None = None,
+    ) -> None:
+        self._span = span or Span()
+        nameless = policy_pb2.Policy()
+        nameless.CopyFrom(draft)
+        nameless.ClearField("name")
+        private, self._policies = PolicySet([nameless], account_zone=account_zone).core()
+        self._simulation = Simulation(
+            private,
+            self._span.start_ms,
+            self._span.end_ms,
+            bounds.SIMULATION_REPLY_ROWS_MAX,
+        )
+        kinds_read = [limit.kind for limit in self._policies[0].limits if limit.kind is not None]
+        pauses = [kind.longest_ms for kind in kinds_read if isinstance(kind, model.RunKind)]
+        reach_ms = max((kind.longest_ms for kind in kinds_read), default=0)
+        self._recollection = Recollection(
+            core,
+            account,
+            self._span.start_ms - reach_ms,
+            max(pauses, default=0),
+            self._span.end_ms,
+        )
+        self._steps = self._all_steps()
+
+    def step(self) -> bool:
+        """Goes on for some dozens of microseconds; whether that was all. Raises
+        `ResourceExhausted` and `DataLoss`."""
+        return next(self._steps, None) is None
+
+    def _all_steps(self) -> Iterator[bool]:
+        while not self._recollection.walk(_EVENTS_WALKED_AT_ONCE):
+            yield False
+        self._simulation.recall(self._recollection, _Groups(), zones.zone)
+        while not self._simulation.try_events(self._recollection, _EVENTS_TRIED_AT_ONCE):
+            yield False
+
+    def response(self) -> simulation_pb2.SimulatePolicyResponse:
+        """What was found, once all steps are done."""
+        response = response_of(self._simulation, self._policies)
+        since_ms = self._recollection.since_ms
+        if since_ms is not None:
+            response.counted_since_time.CopyFrom(conversion.timestamp_from_ms(since_ms))
+        return response
+
+    def release(self) -> bool:
+        """Lets go of a part of what it holds; whether that was all. Nothing else works any more."""
+        return self._simulation.release(_COUNTERS_RELEASED_AT_ONCE)
+
+
+class _Groups:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, bytes] = {}
+
+    def add(self, number: int, events: bytes) -> None:
+        self._groups[number] = events
+
+    def event(self, position: int) -> bytes | None:
+        return event_in(self._groups[group_of(position)], position, offset_of(position))
+
+    def group(self, number: int) -> bytes | None:
+        return self._groups.get(number)
+
+
 def response_of(
     simulation: Simulation, policies: Iterable[model.Policy]
 ) -> simulation_pb2.SimulatePolicyResponse:
@@ -202,12 +298,16 @@ def response_of(
             (policy, limit) for policy in policies for limit in policy.limits
         )
     }
+    rows: list[_Row] = []
+    while more := simulation.rows(len(rows), _ROWS_AT_ONCE):
+        rows += more
     # Policy and limit id come first in a row, then the enforcement, the account and the day.
-    found = sorted(simulation.rows(), key=lambda row: (place_of[row[:2]], row[3], row[4]))
+    found = sorted(rows, key=lambda row: (place_of[row[:2]], row[3], row[4]))
     return simulation_pb2.SimulatePolicyResponse(
         attempt_count=simulation.attempt_count,
         allowed_count=simulation.attempt_count - simulation.denied_count,
         denied_count=simulation.denied_count,
+        recorded_count=simulation.recorded_count,
         not_evaluated_count=simulation.not_evaluated_count,
         rows=[
             simulation_pb2.SimulationRow(

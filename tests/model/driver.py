@@ -104,6 +104,11 @@ class CoreDriver:
         self._commitments = Commitments(self._core)
         self._suppressions = Suppressions(self._core)
 
+    @property
+    def core(self) -> Core:
+        """The state machine as it is now."""
+        return self._core
+
     def _journal(self) -> None:
         taken = self._core.take_group()
         if taken is not None:

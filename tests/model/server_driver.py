@@ -23,6 +23,7 @@ from limiter.v1 import (
     policy_pb2,
     policy_service_pb2,
     policy_service_pb2_grpc,
+    simulation_pb2,
     test_clock_service_pb2,
     test_clock_service_pb2_grpc,
 )
@@ -192,6 +193,14 @@ class ServerDriver:
     def confirm(self, request: commitment_pb2.ConfirmRequest) -> commitment_pb2.ConfirmResponse:
         response = self._call(self._decisions.Confirm, request)
         assert isinstance(response, commitment_pb2.ConfirmResponse)
+        return response
+
+    def simulate(
+        self, request: simulation_pb2.SimulatePolicyRequest
+    ) -> simulation_pb2.SimulatePolicyResponse:
+        """What a draft would have denied."""
+        response = self._call(self._policies.SimulatePolicy, request)
+        assert isinstance(response, simulation_pb2.SimulatePolicyResponse)
         return response
 
     def restart(self) -> None:

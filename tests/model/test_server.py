@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis.stateful import run_state_machine_as_test
 
 from limiter.v1 import decision_service_pb2 as service_pb2
+from limiter.v1 import simulation_pb2
 from tests.model import properties, strategies
 from tests.model.driver import Driver
 from tests.model.effort import examples
 from tests.model.properties import MakeDriver, Story, Undoing, stories, undoings
 from tests.model.server_driver import ServerDriver, ServingLoop
 from tests.model.test_machine import Machine
+from tests.model.test_simulation import Life, Living, lives
 
 ONE_PLAIN = stories(free=False, step_count=12)
 ANY = stories(step_count=12)
@@ -129,6 +131,23 @@ def test_a_whole_batch_goes_or_nothing_does(
 ) -> None:
     with servers(loop) as make:
         properties.a_whole_batch_goes_or_nothing_does(make, story, batch)
+
+
+@examples(4)
+@given(lives(24))
+def test_a_simulation_denies_what_the_server_denied(loop: ServingLoop, life: Life) -> None:
+    driver = ServerDriver(loop, life.start_ms)
+    with contextlib.closing(driver):
+        living = Living(driver, life)
+        driver.restart()
+        for account in strategies.ACCOUNTS:
+            request = simulation_pb2.SimulatePolicyRequest(
+                policy=life.world.policies[0], account=account
+            )
+            found = driver.simulate(request)
+            for row in found.rows:
+                row.policy = life.world.policies[0].name
+            living.expected[account].compare(found)
 
 
 def test_everything_at_once(loop: ServingLoop) -> None:

@@ -12,78 +12,102 @@ from rich.progress import Progress as ProgressBar
 
 from limiter import bounds, errors
 from limiter.cli import plots, simulation_report, terminal
+from limiter.cli.connection import connect
 from limiter.cli.errors import EXIT_CODES, CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.files import PolicyFile, load_policy_file
 from limiter.cli.instants import parse_instant
-from limiter.cli.options import OutputFormat
+from limiter.cli.options import ClientOptions
 from limiter.v1 import simulation_pb2
+
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        "-p",
+        metavar="FILE",
+        help="The policy file (YAML or JSON); - is stdin. With assignments they decide; a single "
+        "policy without any is for every account.",
+    ),
+]
+TraceOption = Annotated[
+    str,
+    typer.Option(
+        "--trace",
+        "-t",
+        metavar="CSV",
+        help="The attempts: columns account, contact, time and any other field of an attempt; "
+        "plain or .gz; - is stdin.",
+    ),
+]
+AccountOption = Annotated[
+    str,
+    typer.Option(
+        "--account",
+        metavar="ACCOUNT",
+        help="Instead of a trace: what this account has attempted, as the server has recorded it.",
+    ),
+]
+ZoneOption = Annotated[
+    str,
+    typer.Option(
+        "--account-zone",
+        metavar="ZONE",
+        help="With a trace: what limits mean by the zone ACCOUNT.",
+    ),
+]
+SinceOption = Annotated[
+    str,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Report attempts from here on, such as 2025-03-03T00:00:00Z; earlier ones count.",
+    ),
+]
+UntilOption = Annotated[
+    str, typer.Option("--until", metavar="TIME", help="Leave out attempts from here on.")
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE.png",
+        help="Draw what was tried and denied by day (needs limiter[plot]).",
+    ),
+]
 
 
 def simulate(
     *,
-    policy: Annotated[
-        str,
-        typer.Option(
-            "--policy",
-            "-p",
-            metavar="FILE",
-            help="The policy file (YAML or JSON); - is stdin. With assignments they decide; a "
-            "single policy without any is for every account.",
-        ),
-    ],
-    trace: Annotated[
-        str,
-        typer.Option(
-            "--trace",
-            "-t",
-            metavar="CSV",
-            help="The attempts: columns account, contact, time and any other field of an attempt; "
-            "plain or .gz; - is stdin.",
-        ),
-    ],
-    since: Annotated[
-        str,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="Report attempts from here on, such as 2025-03-03T00:00:00Z; earlier ones count.",
-        ),
-    ] = "",
-    until: Annotated[
-        str, typer.Option("--until", metavar="TIME", help="Leave out attempts from here on.")
-    ] = "",
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE.png",
-            help="Draw what was tried and denied by day (needs limiter[plot]).",
-        ),
-    ] = None,
-    output: Annotated[
-        OutputFormat,
-        typer.Option("--output", "-o", help="Tables for people, or all rows in JSON for programs."),
-    ] = OutputFormat.TABLE,
+    policy: PolicyOption,
+    client: ClientOptions,
+    trace: TraceOption = "",
+    account: AccountOption = "",
+    account_zone: ZoneOption = "UTC",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    plot: PlotOption = None,
 ) -> None:
     """Show what policies would have denied of attempts of the past: by limit, account and day.
 
-    Needs no server, and changes nothing. A denied attempt does not count, as if it had been denied
-    then. Times are RFC 3339 or seconds since 1970; rows may be in any order.
+    The attempts are those of a trace, without a server, or an account's recorded ones. Nothing
+    is changed, and a denied attempt does not count, as if it had been denied then. Times of a trace
+    are RFC 3339 or seconds since 1970; its rows may be in any order.
     """
-    from limiter.simulation import Span
-
     if plot is not None:
         plots.require_matplotlib()
+    if bool(trace) == bool(account):
+        raise CommandError(ExitCode.USAGE, "say which attempts: --trace CSV or --account ACCOUNT")
     if policy == trace == "-":
         raise CommandError(ExitCode.USAGE, "--policy and --trace cannot both be standard input")
-    span = Span(
-        parse_instant(since, "--since") if since else bounds.INSTANT_MS_MIN,
-        parse_instant(until, "--until") if until else bounds.INSTANT_MS_MAX + 1,
-    )
+    start_ms = parse_instant(since, "--since") if since else None
+    end_ms = parse_instant(until, "--until") if until else None
     file = load_policy_file(policy)
-    found = _simulate(file, trace, span)
-    if output is OutputFormat.JSON:
+    if trace:
+        found = _of_trace(file, trace, account_zone, start_ms, end_ms)
+    else:
+        found = _of_account(file, account, start_ms, end_ms, client)
+    if client.json:
         terminal.print_json(found)
     else:
         terminal.output().print(simulation_report.tables(found, file.policies))
@@ -92,12 +116,40 @@ def simulate(
         terminal.notices().print(f"The plot is in {plot}.", markup=False)
 
 
-def _simulate(file: PolicyFile, trace: str, span: object) -> simulation_pb2.SimulatePolicyResponse:
-    """Simulates with a bar on standard error."""
-    from limiter import simulation
+def _of_account(
+    file: PolicyFile,
+    account: str,
+    start_ms: int | None,
+    end_ms: int | None,
+    client: ClientOptions,
+) -> simulation_pb2.SimulatePolicyResponse:
+    """Asks the server."""
+    if len(file.policies) != 1 or file.assignments:
+        raise CommandError(
+            ExitCode.INVALID,
+            f"{file.label}: one policy is tried on an account, without assignments; the file has"
+            f" {len(file.policies)} policies and {len(file.assignments)} assignments",
+        )
+    request = simulation_pb2.SimulatePolicyRequest(policy=file.policies[0], account=account)
+    if start_ms is not None:
+        request.start_time.FromMilliseconds(start_ms)
+    if end_ms is not None:
+        request.end_time.FromMilliseconds(end_ms)
+
+    def locate(field: str) -> str:
+        return file.locate(field.replace("policy", "policies[0]", 1))
+
+    with connect(client, locate) as connection:
+        return connection.policies.SimulatePolicy(request, timeout=connection.remaining_s())
+
+
+def _of_trace(
+    file: PolicyFile, trace: str, account_zone: str, start_ms: int | None, end_ms: int | None
+) -> simulation_pb2.SimulatePolicyResponse:
+    """Simulates here, with a bar on standard error."""
+    from limiter import simulation, zones
     from limiter.trace import TraceFile
 
-    assert isinstance(span, simulation.Span)
     label = "standard input" if trace == "-" else trace
     console = terminal.notices()
     columns = (
@@ -106,9 +158,14 @@ def _simulate(file: PolicyFile, trace: str, span: object) -> simulation_pb2.Simu
         TextColumn("{task.fields[tried]:>24}"),
         TimeRemainingColumn(),
     )
+    span = simulation.Span(
+        bounds.INSTANT_MS_MIN if start_ms is None else start_ms,
+        bounds.INSTANT_MS_MAX + 1 if end_ms is None else end_ms,
+    )
     source = TraceFile(trace)
-    policies = simulation.PolicySet(file.policies, file.assignments, file.groups)
+    policies = simulation.PolicySet(file.policies, file.assignments, file.groups, account_zone)
     try:
+        zones.zone_table(account_zone, "--account-zone")
         with ProgressBar(
             *columns, console=console, transient=True, disable=not console.is_terminal
         ) as bar:

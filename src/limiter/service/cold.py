@@ -33,6 +33,7 @@ from limiter.service.policy import SERVICE as POLICY_SERVICE
 from limiter.service.policy import PolicyServicer
 from limiter.service.restrictions import RestrictionServicer
 from limiter.service.revisions import Revisions
+from limiter.service.simulation import SimulationServicer
 from limiter.service.suppressions import SuppressionServicer
 from limiter.service.versions import VersionServicer
 from limiter.service.watching import Watching, WatchServicer
@@ -126,6 +127,11 @@ SERVICES: Final = (
             parts.durable,
             parts.clock.now_ms,
         ),
+    ),
+    ColdService(
+        POLICY_SERVICE,
+        SimulationServicer,
+        lambda parts: SimulationServicer(parts.core, parts.policies, parts.durable),
     ),
     ColdService(
         ACCESS_SERVICE,

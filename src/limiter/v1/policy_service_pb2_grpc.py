@@ -377,12 +377,11 @@ class PolicyServiceServicer:
     def SimulatePolicy(self, request, context):
         """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
-        Not served yet: `UNIMPLEMENTED`.
-
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
-        - `RESOURCE_EXHAUSTED`: too many simulations are running.
+        - `RESOURCE_EXHAUSTED`: too many simulations are running, the account's history is too long for
+        one, or what was denied makes too many rows.
         - `UNAVAILABLE`: the server is draining or its journal cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -200,12 +200,11 @@ class PolicyServiceStub:
     SimulatePolicy: _grpc.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePolicyRequest, _simulation_pb2.SimulatePolicyResponse]
     """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
-    Not served yet: `UNIMPLEMENTED`.
-
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
-    - `RESOURCE_EXHAUSTED`: too many simulations are running.
+    - `RESOURCE_EXHAUSTED`: too many simulations are running, the account's history is too long for
+      one, or what was denied makes too many rows.
     - `UNAVAILABLE`: the server is draining or its journal cannot be read.
     """
     GetAccount: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]
@@ -435,12 +434,11 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     SimulatePolicy: _aio.UnaryUnaryMultiCallable[_simulation_pb2.SimulatePolicyRequest, _simulation_pb2.SimulatePolicyResponse]  # type: ignore[assignment]
     """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
-    Not served yet: `UNIMPLEMENTED`.
-
     Status codes:
 
     - `INVALID_ARGUMENT`: a field breaks a rule.
-    - `RESOURCE_EXHAUSTED`: too many simulations are running.
+    - `RESOURCE_EXHAUSTED`: too many simulations are running, the account's history is too long for
+      one, or what was denied makes too many rows.
     - `UNAVAILABLE`: the server is draining or its journal cannot be read.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
@@ -757,12 +755,11 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_simulation_pb2.SimulatePolicyResponse, _abc.Awaitable[_simulation_pb2.SimulatePolicyResponse]]:
         """Tries a draft over recorded history: what it would have denied. Changes nothing.
 
-        Not served yet: `UNIMPLEMENTED`.
-
         Status codes:
 
         - `INVALID_ARGUMENT`: a field breaks a rule.
-        - `RESOURCE_EXHAUSTED`: too many simulations are running.
+        - `RESOURCE_EXHAUSTED`: too many simulations are running, the account's history is too long for
+          one, or what was denied makes too many rows.
         - `UNAVAILABLE`: the server is draining or its journal cannot be read.
         """
 

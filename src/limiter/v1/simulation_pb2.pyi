@@ -32,11 +32,17 @@ class SimulatePolicyRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """Required. The account over whose recorded attempts, denied ones included, the draft is tried,
-    as if nothing else had been assigned.
+    as if nothing else had been assigned. Each is tried by itself, at its instant, in the order in
+    which they were decided; inline limits and the other recipients of a batch do not matter.
+
+    What was held lapses, is confirmed or is cancelled when it was, if the draft allows it at all;
+    what was denied and the draft allows counts for good. Attempts to somebody who had opted out
+    are left out, and requests that were refused were none. `ACCOUNT` means the account's zone as
+    it is now.
     """
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
-        """Required. The draft. Its `name` is ignored."""
+        """Required. The draft. Its `name` and `access_groups` are ignored."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -46,7 +52,7 @@ class SimulatePolicyRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only attempts before this instant. Not set: up to now."""
+        """Only attempts before this instant, and what became of them before it. Not set: up to now."""
 
     def __init__(
         self,
@@ -161,6 +167,7 @@ class SimulatePolicyResponse(_message.Message):
     COUNTED_SINCE_TIME_FIELD_NUMBER: _builtins.int
     NOT_EVALUATED_COUNT_FIELD_NUMBER: _builtins.int
     DAYS_FIELD_NUMBER: _builtins.int
+    RECORDED_COUNT_FIELD_NUMBER: _builtins.int
     attempt_count: _builtins.int
     """How many attempts were tried."""
     allowed_count: _builtins.int
@@ -169,6 +176,8 @@ class SimulatePolicyResponse(_message.Message):
     """How many of them the draft would have denied."""
     not_evaluated_count: _builtins.int
     """How many attempts lacked a field that a limit of the draft needs; they are tried without it."""
+    recorded_count: _builtins.int
+    """How many messages had been recorded as gone out already. They count, and are not tried."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulationRow]:
         """What each limit would have denied, by limit in the draft's order, then by account and day. What
@@ -195,10 +204,11 @@ class SimulatePolicyResponse(_message.Message):
         counted_since_time: _timestamp_pb2.Timestamp | None = ...,
         not_evaluated_count: _builtins.int = ...,
         days: _abc.Iterable[Global___SimulationDay] | None = ...,
+        recorded_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counted_since_time", b"counted_since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_count", b"allowed_count", "attempt_count", b"attempt_count", "counted_since_time", b"counted_since_time", "days", b"days", "denied_count", b"denied_count", "not_evaluated_count", b"not_evaluated_count", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_count", b"allowed_count", "attempt_count", b"attempt_count", "counted_since_time", b"counted_since_time", "days", b"days", "denied_count", b"denied_count", "not_evaluated_count", b"not_evaluated_count", "recorded_count", b"recorded_count", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
