@@ -18,9 +18,11 @@ from limiter.client.results import Reason
 from limiter.v1 import (
     access_pb2,
     access_service_pb2,
+    account_pb2,
     attempt_pb2,
     plan_pb2,
     policy_pb2,
+    policy_service_pb2,
     test_clock_service_pb2,
 )
 from tests.integration import transports
@@ -122,6 +124,17 @@ class TestPlan:
         never = client.plan("none", ["a"], message_count=3, inline_limits=[limit])
         assert never.sends[0].send_time is None
         assert never.sends[0].reason is Reason.MESSAGE_COUNT_OVER_MAX
+
+    def test_who_has_opted_out_is_not_planned(self, server: ServerProcess, client: Face) -> None:
+        assign(server, "acme", cap(1))
+        server.policies.AddSuppressions(
+            policy_service_pb2.AddSuppressionsRequest(
+                parent="accounts/acme", suppressions=[account_pb2.Suppression(contact="b")]
+            )
+        )
+        plan = client.plan("acme", ["a", "b", "c"])
+        assert [each.send_time and (each.send_time - START).days for each in plan] == [0, None, 1]
+        assert plan.sends[1].reason is Reason.OPTED_OUT
 
     def test_a_plan_is_sent_as_it_is(self, server: ServerProcess, client: Face) -> None:
         pause = policy_pb2.Limit(limit_id="pause", enforcement=policy_pb2.ENFORCEMENT_ENFORCED)

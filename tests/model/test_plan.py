@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter.v1 import plan_pb2
+from limiter.v1 import account_pb2, plan_pb2
 from tests.model import planning, strategies
 from tests.model.driver import CoreDriver
 from tests.model.effort import examples
@@ -13,14 +13,23 @@ from tests.model.properties import Story, stories
 
 
 @examples(150)
-@given(planning.pasts(stories()), planning.plan_requests(), strategies.people(), st.booleans())
+@given(
+    planning.pasts(stories()),
+    planning.plan_requests(),
+    st.none() | strategies.changed_accounts(),
+    st.just([]) | strategies.people(),
+)
 def test_a_plan_is_the_naive_one(
-    story: Story, request: plan_pb2.PlanRequest, people: list[tuple[int, str]], opt: bool
+    story: Story,
+    request: plan_pb2.PlanRequest,
+    account: account_pb2.Account | None,
+    people: list[tuple[int, str]],
 ) -> None:
     driver = CoreDriver(story.start_ms)
     pair = story.play(driver)
-    if opt:
-        pair.opt(request.attempt.account, people, out=True)
+    if account is not None:
+        pair.set_account(account)
+    pair.opt(request.attempt.account, people, out=True)
     plan = planning.a_plan_is_the_naive_one(pair, request)
     planning.a_plan_changes_nothing(pair, request)
     if plan is not None:

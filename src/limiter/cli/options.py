@@ -113,17 +113,10 @@ class ClientOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptOptions:
-    """The attempt: what is about to be sent, by whom and to whom."""
+class TemplateOptions:
+    """What attempts to several contacts share: what is about to be sent, and by whom."""
 
     account: Annotated[str, typer.Option("--account", help="The sending tenant.")]
-    contact: Annotated[str, typer.Option("--contact", help="The person written to.")] = ""
-    contact_address: Annotated[
-        str,
-        typer.Option(
-            "--contact-address", help="The contact point written to, such as a phone number."
-        ),
-    ] = ""
     channel: Annotated[
         str, typer.Option("--channel", help="The kind of carriage: sms, email, push, ...")
     ] = ""
@@ -138,8 +131,25 @@ class AttemptOptions:
         str, typer.Option("--category", help="What it is for: marketing, transactional, ...")
     ] = ""
     message_count: Annotated[
-        int, typer.Option("--message-count", help="How many messages go in this attempt.")
+        int, typer.Option("--message-count", help="How many messages go in one attempt.")
     ] = 1
+
+    def message(self) -> attempt_pb2.Attempt:
+        """The attempt as the API has it."""
+        return attempt_pb2.Attempt(**dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptOptions(TemplateOptions):
+    """The attempt: what is about to be sent, by whom and to whom."""
+
+    contact: Annotated[str, typer.Option("--contact", help="The person written to.")] = ""
+    contact_address: Annotated[
+        str,
+        typer.Option(
+            "--contact-address", help="The contact point written to, such as a phone number."
+        ),
+    ] = ""
     contact_time_zone: Annotated[
         str, typer.Option("--contact-time-zone", help="Where the contact lives: Europe/Berlin, ...")
     ] = ""

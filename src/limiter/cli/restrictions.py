@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-import secrets
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -25,6 +21,7 @@ from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.instants import parse_instant
 from limiter.cli.options import ClientOptions
+from limiter.cli.spreadsheets import opened, plain
 from limiter.v1 import decision_pb2, restriction_pb2
 
 AccountOption = Annotated[str, typer.Option("--account", help="The account.")]
@@ -85,12 +82,6 @@ _COLUMNS = (
     "retry_time",
     "shadow",
 )
-# What a spreadsheet would take for a formula begins with one of these, but a phone number does no
-# harm. The mark is put before a formula, and before a mark, so that taking one away gives back what
-# was sent.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-_NUMBER = re.compile(r"[+-][0-9 ()./-]*")
-_MARK = "'"
 
 
 def restrictions(
@@ -204,7 +195,7 @@ def _export(
         raise CommandError(ExitCode.USAGE, f"--export: {path} ends in neither .csv nor .jsonl")
     seen: set[tuple[str, str]] = set()
     written, dropped_count = 0, 0
-    with _opened(path) as file:
+    with opened(path) as file:
         write = _json_writer(file) if path.suffix == ".jsonl" else _csv_writer(file)
         for page in pages:
             dropped_count = page.dropped_count
@@ -220,30 +211,10 @@ def _export(
     _print_dropped(dropped_count)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """The file under a name of its own until it is whole: nobody goes on with half of a list. It
-    names people, so it is for its owner alone."""
-    if str(path) == "-":
-        yield sys.stdout
-        return
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.touch(mode=0o600, exist_ok=False)
-        try:
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                yield file
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise CommandError(ExitCode.FAILURE, f"--export: {error}") from error
-
-
 def _csv_writer(file: TextIO) -> Callable[[restriction_pb2.Restriction], Any]:
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)
-    return lambda each: writer.writerow(map(_plain, _values(each)))
+    return lambda each: writer.writerow(map(plain, _values(each)))
 
 
 def _json_writer(file: TextIO) -> Callable[[restriction_pb2.Restriction], Any]:
@@ -281,10 +252,3 @@ def _values(each: restriction_pb2.Restriction) -> list[str | int]:
 def _reason(reason: decision_pb2.Reason.ValueType) -> str:
     known = decision_pb2.Reason.DESCRIPTOR.values_by_number.get(reason)
     return known.name.removeprefix("REASON_").lower() if known is not None else str(reason)
-
-
-def _plain(value: str | int) -> str | int:
-    """A value that no spreadsheet takes for a formula."""
-    if isinstance(value, int) or not value.startswith((*_FORMULA_STARTS, _MARK)):
-        return value
-    return value if _NUMBER.fullmatch(value) else _MARK + value
