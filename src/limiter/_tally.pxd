@@ -19,6 +19,16 @@ cdef struct DayRow:
     int64_t attempt_count
     int64_t denied_count
 
+cdef enum:
+    # So that none of them grows for longer than a moment.
+    CONTACT_SETS = 128
+
+cdef struct ContactSet:
+    # Pairs of a row and a contact.
+    uint64_t* slots            # owned; open addressing, (row + 1) << 32 | index, 0 = free
+    uint32_t count
+    uint32_t slot_count        # power of two
+
 cdef struct Tally:
     TallyRow* rows             # owned; in the order of their first denials
     uint32_t row_count
@@ -26,9 +36,7 @@ cdef struct Tally:
     uint32_t rows_max          # ceiling
     uint32_t* slots            # owned; open addressing, row + 1, 0 = free
     uint32_t slot_count        # power of two
-    uint64_t* contacts         # owned; open addressing, (row + 1) << 32 | index, 0 = free
-    uint64_t contact_count
-    uint64_t contact_slot_count  # power of two
+    ContactSet[CONTACT_SETS] contacts  # each in one of them, by its hash
     DayRow* days               # owned; in order
     uint32_t day_count
     uint32_t day_capacity

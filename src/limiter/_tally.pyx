@@ -12,9 +12,11 @@ from limiter.errors import ResourceExhausted
 from limiter._kinds cimport RuleRow
 
 cdef void tally_free(Tally* tally) noexcept nogil:
+    cdef int i
     free(tally.rows)
     free(tally.slots)
-    free(tally.contacts)
+    for i in range(CONTACT_SETS):
+        free(tally.contacts[i].slots)
     free(tally.days)
 
 
@@ -85,38 +87,41 @@ cdef TallyRow* tally_row(
     return row
 
 
-cdef int grow_contacts(Tally* tally) except -1:
-    cdef uint64_t slot_count = 2 * tally.contact_slot_count if tally.contact_slot_count else 256
-    cdef uint64_t* contacts = <uint64_t*>calloc(slot_count, sizeof(uint64_t))
-    cdef uint64_t slot
-    cdef uint64_t i
-    if contacts == NULL:
+cdef int grow_contacts(ContactSet* contacts) except -1:
+    cdef uint32_t slot_count = 2 * contacts.slot_count if contacts.slot_count else 8
+    cdef uint64_t* slots = <uint64_t*>calloc(slot_count, sizeof(uint64_t))
+    cdef uint32_t slot
+    cdef uint32_t i
+    if slots == NULL:
         raise MemoryError
-    for i in range(tally.contact_slot_count):
-        if tally.contacts[i]:
-            slot = mixed(tally.contacts[i]) & (slot_count - 1)
-            while contacts[slot]:
+    for i in range(contacts.slot_count):
+        if contacts.slots[i]:
+            slot = <uint32_t>mixed(contacts.slots[i]) & (slot_count - 1)
+            while slots[slot]:
                 slot = (slot + 1) & (slot_count - 1)
-            contacts[slot] = tally.contacts[i]
-    free(tally.contacts)
-    tally.contacts = contacts
-    tally.contact_slot_count = slot_count
+            slots[slot] = contacts.slots[i]
+    free(contacts.slots)
+    contacts.slots = slots
+    contacts.slot_count = slot_count
     return 0
 
 
 cdef int tally_contact(Tally* tally, TallyRow* row, uint32_t index) except -1:
     # Counts the contact in the row unless it is counted there already.
     cdef uint64_t pair = (<uint64_t>(row - tally.rows) + 1) << 32 | index
-    cdef uint64_t slot
-    if 2 * (tally.contact_count + 1) > tally.contact_slot_count:
-        grow_contacts(tally)
-    slot = mixed(pair) & (tally.contact_slot_count - 1)
-    while tally.contacts[slot]:
-        if tally.contacts[slot] == pair:
+    cdef uint64_t hash = mixed(pair)
+    # By the high bits, since the low ones say where in the set.
+    cdef ContactSet* contacts = &tally.contacts[(hash >> 40) % CONTACT_SETS]
+    cdef uint32_t slot
+    if 2 * (contacts.count + 1) > contacts.slot_count:
+        grow_contacts(contacts)
+    slot = <uint32_t>hash & (contacts.slot_count - 1)
+    while contacts.slots[slot]:
+        if contacts.slots[slot] == pair:
             return 0
-        slot = (slot + 1) & (tally.contact_slot_count - 1)
-    tally.contacts[slot] = pair
-    tally.contact_count += 1
+        slot = (slot + 1) & (contacts.slot_count - 1)
+    contacts.slots[slot] = pair
+    contacts.count += 1
     row.contact_count += 1
     return 0
 
