@@ -228,6 +228,8 @@ class Driver:
         request.policies.add(name="policies/new").limits.append(cap(10**8, 7 * bounds.DAY_MS))
         request.assignments.add(name="assignments/new", policy="policies/new", mandatory=True)
         self.policies.ApplyPolicies(request)
+        # The account learns of it when it is asked for next.
+        self.decisions.Check(decision_service_pb2.CheckRequest(attempt=self.attempt()))
         time.sleep(2 * self._scale)
 
     def plan(self) -> None:

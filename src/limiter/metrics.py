@@ -83,6 +83,7 @@ DESCRIPTIONS: Final = (
     ),
     Description("limiter_calls_in_flight", _GAUGE, "Calls that are under way, streams among them."),
     Description("limiter_streams", _GAUGE, "CommitStreams that are open."),
+    Description("limiter_watchers", _GAUGE, "Callers who watch usage."),
     Description(
         "limiter_errors_total",
         _COUNTER,

@@ -113,6 +113,14 @@ class Streams(Protocol):
         """CommitStreams that are open."""
 
 
+class Watchers(Protocol):
+    """What is asked of the watchers of usage."""
+
+    @property
+    def count(self) -> int:
+        """How many watch."""
+
+
 class Serving(Protocol):
     """What is asked of health."""
 
@@ -153,6 +161,7 @@ class Observation:
         self.held: Held | None = None
         self.transport: Transport | None = None
         self.streams: Streams | None = None
+        self.watchers: Watchers | None = None
         self.clock: Offset | None = None
         self.journal_failure_count = 0
         # Calls of Python handlers that are under way.
@@ -290,6 +299,8 @@ class Observation:
         found: dict[str, float] = {}
         if self.streams is not None:
             found["limiter_streams"] = self.streams.stream_count
+        if self.watchers is not None:
+            found["limiter_watchers"] = self.watchers.count
         if self.clock is not None:
             found["limiter_clock_offset_seconds"] = self.clock.offset_ns() / _NS
         if self.transport is not None:

@@ -280,6 +280,7 @@ class Server:
         self._observing = Observing(
             config.metrics_port, traces.wanted(config.traces), self._health, self._activity
         )
+        self._observing.observation.watchers = self._watching
 
     @property
     def address(self) -> str:

@@ -61,6 +61,7 @@ def test_calls_are_counted(tmp_path: Path) -> None:
     assert found["limiter_accounts"] == 2
     assert found["limiter_policy_revision"] == 1
     assert found["limiter_recoveries_total"] == 1
+    assert found["limiter_watchers"] == 0
     assert found["limiter_journal_group_events_sum"] >= 7
     assert found["limiter_journal_group_events_count"] >= 2
     assert found["limiter_journal_append_duration_seconds_sum"] > 0
