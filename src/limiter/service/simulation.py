@@ -64,6 +64,8 @@ class SimulationServicer:
             raise _about_draft(error) from None
         self._running_count += 1
         try:
+            # Compiling the draft was a slice of its own.
+            await asyncio.sleep(0)
             await _in_slices(simulation.step)
             # Python's own code may be interrupted anywhere.
             response = await asyncio.to_thread(simulation.response)
