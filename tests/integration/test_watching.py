@@ -24,6 +24,7 @@ from limiter.v1 import (
     test_clock_service_pb2,
 )
 from tests.integration import transports
+from tests.integration.access_requests import bearer
 from tests.integration.inside import Inside, serving
 from tests.integration.process import START_MS
 from tests.integration.requests import cap, commit_request
@@ -310,6 +311,45 @@ async def test_watchers_see_the_recovered_state(
         while await ending_of(commit(inside, "d")) is grpc.StatusCode.UNAVAILABLE:
             pass
         await watched.until_used(2)
+
+
+async def test_keys_are_looked_up_anew_in_the_recovered_state(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_MEND_DELAY_S", 0.05)
+    append = LmdbJournal.append
+
+    def fail(journal: LmdbJournal, shard: int, sequence: int, record: bytes) -> None:
+        monkeypatch.setattr(LmdbJournal, "append", append)
+        raise OSError(28, "No space left on device")
+
+    async with serving(tmp_path / "data", require_keys=True, **settings) as inside:
+        shown = bearer((tmp_path / "data" / "operator.key").read_text().strip())
+        call: Any = inside.decisions.WatchUsage(
+            decision_service_pb2.WatchUsageRequest(attempt=attempt_pb2.Attempt(account="a")),
+            metadata=shown,
+        )
+        assert (await asyncio.wait_for(call.read(), 30)).allowed
+        stream: Any = inside.decisions.CommitStream(metadata=shown)
+        await stream.write(commit_request("a", "b"))
+        assert (await stream.read()).commit_id
+        monkeypatch.setattr(LmdbJournal, "append", fail)
+        lost = inside.decisions.Commit(commit_request("a", "c"), metadata=shown)
+        assert await ending_of(lost) is grpc.StatusCode.UNAVAILABLE
+        # The stream has lost what it stood on, and may be opened again.
+        assert await ending_of(stream.read()) is grpc.StatusCode.UNAVAILABLE
+        policy = policy_pb2.Policy(name="policies/p", limits=[cap(5, 60, measure=MESSAGES)])
+        assignment = policy_pb2.Assignment(name="assignments/p", policy=policy.name)
+        change = policy_service_pb2.ApplyPoliciesRequest(
+            policies=[policy], assignments=[assignment]
+        )
+        while (
+            await ending_of(inside.policies.ApplyPolicies(change, metadata=shown))
+            is grpc.StatusCode.UNAVAILABLE
+        ):
+            pass
+        told = await asyncio.wait_for(call.read(), 30)
+        assert told.limit_statuses[0].max_count == 5
 
 
 async def test_it_ends_when_the_server_stops(tmp_path: Path, settings: dict[str, Any]) -> None:
