@@ -42,6 +42,8 @@ cdef class Crowd:
     cdef uint32_t fresh_addresses
 
     cdef int reserve(self, const Account* account, uint32_t recipient_count) except -1
+    cdef int reserve_indices(self, uint32_t recipient_count) except -1
+    cdef void release(self) noexcept nogil
     cdef uint32_t join(
         self,
         const Account* account,

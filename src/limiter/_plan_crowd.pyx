@@ -74,11 +74,9 @@ cdef class Crowd:
         free(self.next_same)
 
     cdef int reserve(self, const Account* account, uint32_t recipient_count) except -1:
-        # Once, before anybody joins.
+        # Once, before anybody joins, together with reserve_indices.
         self.contact_base = account.contacts.size
         self.address_base = account.addresses.size
-        reserve_index(&self.contacts, recipient_count)
-        reserve_index(&self.addresses, recipient_count)
         self.by_contact = <Party*>malloc(recipient_count * sizeof(Party))
         self.by_address = <Party*>malloc(recipient_count * sizeof(Party))
         self.persons = <Person*>malloc(recipient_count * sizeof(Person))
@@ -93,6 +91,21 @@ cdef class Crowd:
         ):
             raise MemoryError
         return 0
+
+    cdef int reserve_indices(self, uint32_t recipient_count) except -1:
+        # The other half, called twice: setting so much memory to zero takes a while.
+        if self.contacts.slots == NULL:
+            return reserve_index(&self.contacts, recipient_count)
+        return reserve_index(&self.addresses, recipient_count)
+
+    cdef void release(self) noexcept nogil:
+        # Frees what is largest; nothing can be asked of the crowd any more.
+        free(self.persons)
+        free(self.contacts.rows)
+        free(self.addresses.rows)
+        self.persons = NULL
+        self.contacts.rows = NULL
+        self.addresses.rows = NULL
 
     cdef uint32_t join(
         self,

@@ -50,10 +50,13 @@ cdef enum:
     # that are looked through at once.
     RESULT_FIXED_BYTES_MAX = 24
     INDICES_AT_ONCE = 256
+    # What one part of the memory counts for.
+    STEPS_OF_A_PART = 4096
 
 cdef enum Phase:
     # What is done next, in this order.
     PHASE_BEGIN
+    PHASE_RESERVE              # memory, a part in each step
     PHASE_RECIPIENTS           # who they are, and whether all fields are there
     PHASE_HOLDS                # what their lapses will change
     PHASE_MEMBERS              # of counters that all share
@@ -75,8 +78,8 @@ cdef class Planner:
     """One plan. `compile_inline(serialized Limit, account's zone)` gives a Rule and
     `find_zone(name, field)` a Zone, or they raise InvalidArgument; with `require_policy` attempts
     that no assignment covers are not planned. First `decode`, in any thread; then `run` until it
-    says that the plan is made, and `take` the serialized PlanResponse; in the end `clear` until all
-    is freed, for freeing a long plan at once takes a while."""
+    says that the plan is made, and `take` the serialized PlanResponse; in the end `clear` until it
+    says that it is done, then `release`, for freeing a long plan at once takes a while."""
 
     cdef Core core
     cdef bytes request
@@ -169,12 +172,25 @@ cdef class Planner:
         """Frees so many rows of what the plan needed; whether that was all."""
         return self.counters.clear(row_count)
 
+    def release(self):
+        """Frees the rest, mostly without holding the GIL, in any thread: after `clear`, and nothing
+        can be asked of the plan any more."""
+        cdef void* recipients = self.decoder.request.recipients
+        self.decoder.request.recipients = NULL
+        self.decoder.request.recipient_count = 0
+        self.decoder.recipient_capacity = 0
+        with nogil:
+            free(recipients)
+            self.crowd.release()
+
     cdef int advance(self, int64_t now_ms) except -1:
         cdef Account* account
         if self.phase < PHASE_PLACE:
             if self.phase == PHASE_BEGIN:
                 return self.begin()
             account = self.find_account()
+            if self.phase == PHASE_RESERVE:
+                return self.reserve(account)
             if self.phase == PHASE_RECIPIENTS:
                 return self.take_recipient(account)
             if self.phase == PHASE_HOLDS:
@@ -226,11 +242,22 @@ cdef class Planner:
             self.counters,
             &self.subject,
         )
+        return self.go_on(PHASE_RESERVE)
+
+    cdef int reserve(self, Account* account) except -1:
+        cdef Request* request = &self.decoder.request
+        # No other part is for the same slice.
+        self.schedule.steps += STEPS_OF_A_PART
+        self.cursor += 1
+        if self.cursor <= 2:
+            return self.crowd.reserve_indices(request.recipient_count)
+        if self.cursor == 3:
+            return self.crowd.reserve(account, request.recipient_count)
+        if self.cursor == 4:
+            return self.counters.begin(account, request.recipient_count)
         self.reasons = <uint8_t*>calloc(request.recipient_count, sizeof(uint8_t))
         if self.reasons == NULL:
             raise MemoryError
-        self.crowd.reserve(account, request.recipient_count)
-        self.counters.begin(account, request.recipient_count)
         self.schedule.begin(
             self.rules,
             self.counters,

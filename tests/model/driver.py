@@ -217,6 +217,7 @@ class CoreDriver:
         assert self._core.pending_bytes == pending_bytes
         while not planner.clear(3):
             pass
+        planner.release()
         return plan_pb2.PlanResponse.FromString(reply)
 
     def cancel(self, request: commitment_pb2.CancelRequest) -> commitment_pb2.CancelResponse:

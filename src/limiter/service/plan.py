@@ -60,20 +60,25 @@ class PlanServicer:
             self._core, kinds.compile_inline, zones.zone, self._require_policy, request
         )
         self._count += 1
+        decoding = asyncio.ensure_future(asyncio.to_thread(planner.decode))
         try:
-            await asyncio.to_thread(planner.decode)
+            # Who goes away meanwhile does not end the thread.
+            await asyncio.shield(decoding)
             check(_template(planner))
             await self._in_slices(lambda: planner.run(_STEPS_AT_ONCE, self._now_ms()))
         finally:
-            clearing = asyncio.get_running_loop().create_task(self._clear(planner))
+            clearing = asyncio.get_running_loop().create_task(self._clear(planner, decoding))
             self._clearing.add(clearing)
             clearing.add_done_callback(self._clearing.discard)
         return planner.take()
 
-    async def _clear(self, planner: Planner) -> None:
+    async def _clear(self, planner: Planner, decoding: asyncio.Future[None]) -> None:
         """Frees what a plan needed; only then is there room for another one."""
         try:
+            # Nothing may be freed under the thread that reads the request; its fault was told.
+            await asyncio.gather(decoding, return_exceptions=True)
             await self._in_slices(lambda: planner.clear(_STEPS_AT_ONCE))
+            await asyncio.to_thread(planner.release)
         finally:
             self._count -= 1
 
