@@ -67,6 +67,7 @@ cdef class DenialBatch:
 
 cdef class DenialBuffer:
     cdef DenialTable table
+    cdef DenialTable spare     # empty: memory for the next table
     cdef SipKey key
     cdef uint32_t row_count_max
     cdef uint64_t text_bytes_max

@@ -34,6 +34,8 @@ from limiter._types cimport (
 )
 
 cdef int64_t DAY_MS = bounds.DAY_MS
+# A table for more rows than this is not kept for the next ones.
+cdef uint32_t SPARE_ROWS_MAX = 16_384
 
 cdef enum:
     PACKED_VERSION = 1
@@ -255,6 +257,7 @@ cdef class DenialBuffer:
 
     def __dealloc__(self):
         table_free(&self.table)
+        table_free(&self.spare)
 
     def __len__(self):
         return self.table.size
@@ -267,8 +270,25 @@ cdef class DenialBuffer:
             return None
         batch = DenialBatch()
         batch.table = self.table
-        memset(&self.table, 0, sizeof(DenialTable))
+        self.table = self.spare
+        memset(&self.spare, 0, sizeof(DenialTable))
         return batch, self.position
+
+    def give_back(self, DenialBatch batch not None):
+        """Takes a batch's memory for what comes next; the batch is empty then."""
+        cdef DenialTable* table = &batch.table
+        if 0 < table.capacity <= SPARE_ROWS_MAX and self.spare.capacity == 0:
+            table.size = 0
+            table.texts.size = 0
+            memset(table.slots, 0, table.capacity * 2 * sizeof(uint32_t))
+            table.drop_size = 0
+            table.drop_texts.size = 0
+            table.drop_count = 0
+            if table.drop_capacity:
+                memset(table.drop_slots, 0, table.drop_capacity * 2 * sizeof(uint32_t))
+            self.spare = table[0]
+            memset(table, 0, sizeof(DenialTable))
+        table_free(table)
 
     cdef void note(
         self,

@@ -43,11 +43,14 @@ _INTERVAL_S: Final = 1.0
 _TRANSACTION_ROWS: Final = 4_096
 _STRETCH_ROWS: Final = 16
 
-# How much longer the thread rests than it works while others are busy, and while they are not: then
-# their threads take less of a processor than the share.
+# The thread rests until the others of the process have had so much more of a processor than it; or,
+# while they hardly want one, so much longer than it has worked.
 _BUSY_REST_RATIO: Final = 40
 _IDLE_REST_RATIO: Final = 15
-_BUSY_SHARE: Final = 0.3
+_IDLE_SHARE: Final = 0.1
+
+# What is written without rests when somebody asks for a list: a full batch and more.
+_HASTE_ROWS: Final = 16_384
 
 # How long a list waits for what was denied before it.
 _FLUSH_S: Final = 5.0
@@ -168,11 +171,12 @@ class RestrictionLog:
         self.dropped_count += batch.unattributed_count
         if batch.unattributed_count:
             _log.error("%d denials were dropped for lack of memory", batch.unattributed_count)
-        in_haste = in_haste and len(batch) <= _TRANSACTION_ROWS
+        in_haste = in_haste and len(batch) <= _HASTE_ROWS
         for first in range(0, len(batch) or 1, _TRANSACTION_ROWS):
             places = range(first, min(first + _TRANSACTION_ROWS, len(batch)))
             is_last = places.stop == len(batch)
             self._write(batch, places, day, position if is_last else None, in_haste)
+        self.buffer.give_back(batch)
 
     def _write(
         self, batch: DenialBatch, places: range, day: int, position: int | None, in_haste: bool
@@ -241,9 +245,12 @@ class _Pace:
         wall_s, all_s, own_s = (
             now - before for now, before in zip(self._clocks(), self._begun, strict=True)
         )
-        is_busy = all_s - own_s > _BUSY_SHARE * wall_s
         self._begun = self._clocks()
-        return own_s * (_BUSY_REST_RATIO if is_busy else _IDLE_REST_RATIO)
+        share = (all_s - own_s) / wall_s if wall_s > 0 else 1.0
+        if share < _IDLE_SHARE:
+            return own_s * _IDLE_REST_RATIO
+        # Where the machine is busy with others too, this process has less than a processor.
+        return own_s * _BUSY_REST_RATIO / min(1.0, share)
 
     @staticmethod
     def _clocks() -> tuple[float, float, float]:

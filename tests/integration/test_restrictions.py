@@ -173,6 +173,16 @@ class TestWhatIsListed:
             assert (each.binding_limit.used_count, each.binding_limit.max_count) == (used, 1)
             assert (each.retry_time, each.binding_limit.reset_time) == (None, None)
 
+    def test_who_has_opted_out(self, server: ServerProcess, client: Face, account: str) -> None:
+        assign(server, account, cap(5))
+        request = policy_service_pb2.AddSuppressionsRequest(parent=f"accounts/{account}")
+        request.suppressions.add(contact="ada")
+        server.policies.AddSuppressions(request, timeout=30)
+        assert not client.commit(account, contact="ada").allowed
+        (found,) = client.restrictions(account)
+        assert (found.reason, found.binding_limit) == (Reason.OPTED_OUT, None)
+        assert (found.policy_etag, found.retry_time) == ("", None)
+
     def test_checks_leave_nothing(self, server: ServerProcess, client: Face, account: str) -> None:
         assign(server, account, cap(0))
         assert not client.check(account, contact="ada").allowed

@@ -89,6 +89,14 @@ class TestRows:
         with pytest.raises(IndexError):
             batch.packed(1)
         assert pair.log.buffer.take() is None
+        pair.log.buffer.give_back(batch)
+        assert len(batch) == 0
+        # The next batch but one is in the same memory, and knows nothing of what was there.
+        for contact in ("bob", "ada"):
+            pair.commit(denied(contact))
+            taken = pair.log.buffer.take()
+            assert taken is not None
+            assert [restriction_of(taken[0].packed(0)).contact, len(taken[0])] == [contact, 1]
 
     def test_texts_have_a_ceiling_too(self, pair: Pair) -> None:
         buffer = DenialBuffer(bytes(16), text_bytes_max=1_000)
@@ -255,13 +263,13 @@ class TestLog:
         log = RestrictionLog(store, FOREVER_MS)
         log.start(pair.log.buffer.position, START_MS)
         pair.core.tell_denials(log.buffer)
-        for number in range(6_000):
+        for number in range(18_000):
             pair.commit(denied(f"c{number}"))
         # More than is written in haste: what is left is written at the end.
         log.find(Wanted(account="ann"), None, 9, START_MS)
         log.close()
         store = RestrictionStore(tmp_path / "store", FOLDER_KEY)
-        assert len(store.find(Wanted(account="ann"), None, 9_999).rows) == 6_000
+        assert len(store.find(Wanted(account="ann"), None, 20_000, 20_000).rows) == 18_000
         assert store.known_up_to == log.buffer.position
         store.close()
 
