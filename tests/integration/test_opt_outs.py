@@ -13,7 +13,9 @@ from limiter.v1 import account_pb2, attempt_pb2, commitment_pb2, decision_pb2, p
 from limiter.v1 import decision_service_pb2 as decisions
 from limiter.v1 import policy_service_pb2 as pb2
 from tests.integration import transports
+from tests.integration.access_requests import bearer
 from tests.integration.inside import Inside, serving
+from tests.integration.test_access import keyed
 
 pytestmark = transports.BOTH
 
@@ -242,3 +244,24 @@ async def test_accounts_are_read_and_changed_as_resources(tmp_path: Path) -> Non
                 )
             )
         assert caught.value.code() is grpc.StatusCode.ABORTED
+
+
+async def test_who_has_an_account_of_his_own_lists_that_alone(
+    tmp_path: Path, transport: str
+) -> None:
+    async with keyed(tmp_path / "data", transport) as server:
+        for name in ("mine", "others"):
+            account = account_pb2.Account(name=f"accounts/{name}", time_zone="Asia/Tokyo")
+            await server.policies.UpdateAccount(
+                pb2.UpdateAccountRequest(account=account), metadata=bearer(server.operator)
+            )
+        every = await server.policies.ListAccounts(
+            pb2.ListAccountsRequest(), metadata=bearer(server.operator)
+        )
+        assert [each.name for each in every.accounts] == ["accounts/mine", "accounts/others"]
+        secret = await server.key(accounts=["mine", "unchanged"])
+        own = await server.policies.ListAccounts(
+            pb2.ListAccountsRequest(page_size=1), metadata=bearer(secret)
+        )
+        assert [each.name for each in own.accounts] == ["accounts/mine"]
+        assert not own.next_page_token
