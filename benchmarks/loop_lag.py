@@ -100,6 +100,10 @@ async def _serve(folder: Path) -> None:
         loop.call_soon_threadsafe(over.set)
 
     def tell() -> None:
+        if not probe.wall_ns:
+            # The work was over before the loop came round once.
+            loop.call_soon(tell)
+            return
         probe.end()
         told = {"turns": len(probe.wall_ns)}
         for name, spent in (("wall", probe.wall_ns), ("thread", probe.thread_ns)):
