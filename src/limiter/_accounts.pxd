@@ -28,6 +28,7 @@ cdef struct Account:
     uint64_t last_position     # of its newest event that is not a denial, 0 = none
     uint64_t last_denial       # position of its newest denial, 0 = none
     PyObject* binding          # owned reference, NULL before the first touch
+    PyObject* transition       # owned; while counters of the binding's kinds are being filled
     KindState* states          # owned; the binding's kinds, then those that are only inline
     int bound_count
     int state_count
@@ -60,6 +61,7 @@ cdef class Accounts:
     cdef uint32_t undo_capacity
     cdef Account visitor       # stands in for an account that does not exist yet
 
+    cdef BoundPlan plan_of(self, Account* account, const Subject* subject)
     cdef Account* known(self, uint32_t id) noexcept nogil
     cdef Account* find(self, const Subject* subject) except NULL
     cdef Account* make(self, Subject* subject) except NULL
@@ -76,7 +78,9 @@ cdef class Accounts:
     cdef void drop_inline(self, Account* account, KindState* state) noexcept
     cdef int lend(self, Account* account, InlineRules rules) except -1
     cdef int begin_kind(self, Account* account, Kind kind) except -1
-    cdef int fill(self, Account* account) except -1
+    cdef int require_filled(self, const Account* account, InlineRules rules) except -1
+    cdef int change_over(self, Account* account, object former) except -1
+    cdef int fill(self, Account* account, object former=*) except -1
     cdef void drop_state(self, Account* account, KindState* state) noexcept
     cdef void drop_lent(self, Account* account, InlineRules but) noexcept
     cdef void prefetch_for(self, const Account* account, const Subject* subject) noexcept nogil
@@ -99,3 +103,4 @@ cdef class Accounts:
 
 cdef bint is_opted_out(const Account* account, const Subject* subject) noexcept nogil
 cdef void account_free(Account* account) noexcept
+cdef void settle_binding(Account* account) noexcept

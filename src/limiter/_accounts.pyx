@@ -42,11 +42,14 @@ from limiter._index cimport (
 from limiter._kinds cimport (
     MATCHES,
     Binding,
+    BoundPlan,
     InlineRules,
     Kind,
     KindRules,
     Rule,
+    Transition,
     matching,
+    mix_plans,
 )
 from limiter._names cimport names_find, names_free, names_insert
 from limiter._opt_outs cimport (
@@ -58,7 +61,7 @@ from limiter._opt_outs cimport (
     opt_outs_free,
 )
 from limiter._prefetch cimport prefetch
-from limiter._subject cimport Name, Subject
+from limiter._subject cimport Keys, Name, Subject
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CHANNEL,
@@ -69,6 +72,8 @@ from limiter._types cimport (
 
 cdef int INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 cdef int KINDS_MAX = bounds.KINDS_MAX
+cdef int TRANSITIONS_MAX = bounds.TRANSITIONS_MAX
+cdef int REBUILD_RETRY_MS = bounds.REBUILD_RETRY_MS
 
 cdef enum:
     # The counters of so many kinds are loaded ahead; more would push each other out.
@@ -90,6 +95,7 @@ cdef void account_free(Account* account) noexcept:
     free(account.states)
     free(account.holds)
     Py_XDECREF(account.binding)
+    Py_XDECREF(account.transition)
     index_free(&account.contacts)
     index_free(&account.addresses)
     if account.opt_outs != NULL:
@@ -139,6 +145,41 @@ cdef int take_states(KindState* fresh, Account* account, Binding binding) noexce
 cdef inline bint is_idle(const KindState* state, int64_t now_ms) noexcept:
     # Whether it is kept for inline limits of which none came within its window.
     return state.inline_place and state.last_used_ms < window_first_ms(state.kind.window, now_ms)
+
+
+cdef void settle_binding(Account* account) noexcept:
+    # Every counter is filled: the binding holds in full.
+    Py_XDECREF(account.transition)
+    account.transition = NULL
+
+
+cdef set unready_kinds(const Account* account):
+    # The kinds whose counters are still being filled.
+    cdef int slot
+    cdef set unready = set()
+    for slot in range(account.state_count):
+        if account.states[slot].building:
+            unready.add(<Kind>account.states[slot].kind.kind)
+    return unready
+
+
+cdef BoundPlan plan_between(
+    Transition transition, const Account* account, const Subject* subject, const Keys* keys
+):
+    # The plan that holds in a transition.
+    cdef BoundPlan former
+    cdef BoundPlan coming = transition.binding.plan_for(subject, keys)
+    cdef tuple key
+    if isinstance(transition.former, Transition):
+        former = plan_between(<Transition>transition.former, account, subject, keys)
+    else:
+        former = (<Binding>transition.former).plan_for(subject, keys)
+    key = (former, coming, int(account.building_count))
+    if key not in transition.mixed:
+        transition.mixed[key] = mix_plans(
+            former.plan, coming, transition.binding, unready_kinds(account)
+        )
+    return transition.mixed[key]
 
 
 cdef class Filler:
@@ -231,7 +272,12 @@ cdef class Accounts:
         # Binds the account to what the policy layer says holds for it now.
         cdef Binding binding = self.bind(name.text.data[: name.text.size].decode())
         cdef KindState* fresh
+        former = None
         if <PyObject*>binding != account.binding:
+            if account.transition != NULL:
+                former = <object>account.transition
+            elif account.binding != NULL:
+                former = <object>account.binding
             binding.attach(&self.keys)
             fresh = <KindState*>calloc(
                 binding.kind_count + account.inline_count + 1, sizeof(KindState)
@@ -247,15 +293,45 @@ cdef class Accounts:
             Py_XDECREF(account.binding)
             account.binding = <PyObject*>binding
         account.epoch = self.epoch
-        return self.fill(account)
+        return self.fill(account, former)
 
-    cdef int fill(self, Account* account) except -1:
-        # Has the kinds filled that the account keeps and has not counted everything in.
+    cdef int change_over(self, Account* account, object former) except -1:
+        # Has what held before hold on in part while counters are being filled.
+        cdef Transition transition = Transition.__new__(Transition)
+        transition.binding = <Binding>account.binding
+        transition.mixed = {}
+        transition.depth = 1
+        if isinstance(former, Transition):
+            transition.depth += (<Transition>former).depth
+            if transition.depth > TRANSITIONS_MAX:
+                # So many changes in one filling: of those in between nothing stays.
+                former = (<Transition>former).former
+                transition.depth -= 1
+        transition.former = former
+        settle_binding(account)
+        Py_INCREF(transition)
+        account.transition = <PyObject*>transition
+        return 0
+
+    cdef BoundPlan plan_of(self, Account* account, const Subject* subject):
+        # The limits that hold for the attempt.
+        if account.transition != NULL:
+            return plan_between(<Transition>account.transition, account, subject, &self.keys)
+        return (<Binding>account.binding).plan_for(subject, &self.keys)
+
+    cdef int fill(self, Account* account, object former=None) except -1:
+        # Has the kinds filled that the account keeps and has not counted everything in. As long as
+        # that takes, what was bound before, if that is another binding, holds on in part.
         cdef int slot
         account.building_count = 0
         for slot in range(account.state_count):
             account.building_count += account.states[slot].building
-        return self.filler.fill(account) if account.building_count else 0
+        if account.building_count == 0:
+            settle_binding(account)
+            return 0
+        if former is not None:
+            self.change_over(account, former)
+        return self.filler.fill(account)
 
     cdef void leave(self) noexcept:
         # Empties the visitor.
@@ -378,7 +454,10 @@ cdef class Accounts:
     cdef void drop_state(self, Account* account, KindState* state) noexcept:
         # No longer keeps a kind that the binding does not have.
         cdef KindState* last = &account.states[account.state_count - 1]
-        account.building_count -= state.building
+        if state.building:
+            account.building_count -= 1
+            if account.building_count == 0:
+                settle_binding(account)
         release(state)
         account.state_count -= 1
         if state != last:
@@ -392,17 +471,34 @@ cdef class Accounts:
         cdef int fresh_count = 0
         for rule in rules.counting:
             fresh_count += self.state_of(account, rule.row.kind) < 0
-        if fresh_count == 0:
-            return 0
-        if account.lent_count + fresh_count > INLINE_KINDS_MAX:
-            self.drop_lent(account, rules)
+        if fresh_count:
+            if account.lent_count + fresh_count > INLINE_KINDS_MAX:
+                self.drop_lent(account, rules)
+            for rule in rules.counting:
+                if self.state_of(account, rule.row.kind) < 0:
+                    slot = self.begin_kind(account, rule.kind)
+                    Py_INCREF(rule.kind)
+                    account.states[slot].lent = True
+                    account.lent_count += 1
+            self.fill(account)
+        if account.building_count:
+            self.require_filled(account, rules)
+        return 0
+
+    cdef int require_filled(self, const Account* account, InlineRules rules) except -1:
+        # Raises ResourceExhausted while a counter that an inline limit needs is being filled.
+        cdef Rule rule
         for rule in rules.counting:
-            if self.state_of(account, rule.row.kind) < 0:
-                slot = self.begin_kind(account, rule.kind)
-                Py_INCREF(rule.kind)
-                account.states[slot].lent = True
-                account.lent_count += 1
-        return self.fill(account)
+            if account.states[self.state_of(account, rule.row.kind)].building:
+                raise ResourceExhausted(
+                    "KIND_REBUILDING",
+                    "the counter of an inline limit is new here, and so much was sent inside its"
+                    " window that it takes a moment to be rebuilt from the journal; repeat the call"
+                    " soon, or put the limit into a policy, where the limits of before bind"
+                    " meanwhile",
+                    retry_after_ms=REBUILD_RETRY_MS,
+                )
+        return 0
 
     cdef void drop_lent(self, Account* account, InlineRules but) noexcept:
         # Forgets what was lent to others than `but`, which may be None.

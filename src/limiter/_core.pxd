@@ -8,6 +8,7 @@ from limiter._event cimport Event
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules
 from limiter._past cimport Past
+from limiter._rebuild cimport Rebuild
 from limiter._recorder cimport Recorder
 from limiter._requests cimport RequestRow, RequestTable
 from limiter._siphash cimport Digest
@@ -37,6 +38,7 @@ cdef class Core:
     cdef Accounts accounts
     cdef Past past
     cdef Judge judge
+    cdef readonly Rebuild rebuild
     cdef Recorder recorder     # its last_event_ms is the latest instant of all
     cdef RequestTable requests
     cdef DenialBuffer denials  # what is denied, for the restrictions log; None where there is none

@@ -7,6 +7,7 @@ from limiter._kinds import Condition as Condition
 from limiter._kinds import Kind as Kind
 from limiter._kinds import Plan as Plan
 from limiter._kinds import Rule as Rule
+from limiter._rebuild import Rebuild as Rebuild
 
 class Recorded(Protocol):
     def event(self, position: int) -> bytes | None: ...
@@ -20,6 +21,8 @@ class Core:
         bind: Callable[[str], Binding],
         define_kind: Callable[[bytes], Kind],
     ) -> Core: ...
+    @property
+    def rebuild(self) -> Rebuild: ...
     @property
     def appended(self) -> int: ...
     @property

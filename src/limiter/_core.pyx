@@ -106,7 +106,8 @@ cdef class Core:
         self.past = Past(self.accounts)
         self.recorder = Recorder(self.accounts)
         self.past.buffer = &self.recorder.buffer
-        self.accounts.filler = Rebuild(self.past, self.recorder)
+        self.rebuild = Rebuild(self.past, self.recorder)
+        self.accounts.filler = self.rebuild
         self.judge = Judge()
         self.judge.past = self.past
         self.define_kind = define_kind
@@ -151,8 +152,7 @@ cdef class Core:
         return self.past.read(position)
 
     def last_events(self, str account not None):
-        """The positions of the account's newest event that is no denial and of its newest denial,
-        each 0 when there is none; `previous_account` and `previous_denial` lead on from there."""
+        """Where the account's newest event that is no denial and its newest denial are; 0: none."""
         cdef bytes name = account.encode()
         cdef Slice text = slice_of(name)
         cdef uint32_t id = names_find(
@@ -164,8 +164,9 @@ cdef class Core:
         return found.last_position, found.last_denial
 
     def policies_changed(self):
-        """Every account asks `bind` again at its next touch."""
+        """Every account asks `bind` again, when it is touched or `rebuild` comes to it."""
         self.accounts.epoch += 1
+        self.rebuild.begin_round()
         if self.on_change is not None:
             self.on_change(0)
 
@@ -224,7 +225,7 @@ cdef class Core:
         return 0
 
     cdef BoundPlan plan_of(self, Account* account, Subject* subject):
-        return (<Binding>account.binding).plan_for(subject, &self.accounts.keys)
+        return self.accounts.plan_of(account, subject)
 
     cdef Account* decide(
         self,

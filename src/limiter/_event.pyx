@@ -324,6 +324,23 @@ cdef int event_read(
 # ---------------------------------------------------------------- looking inside
 
 
+def first_instant_ms(bytes events not None):
+    """The instant of the first event of a group that has one; None where only names are defined."""
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(events)
+    cdef size_t size = PyBytes_GET_SIZE(events)
+    cdef size_t offset = 0
+    cdef Event event
+    cdef int length
+    while offset < size:
+        length = event_read(data + offset, size - offset, offset, &event)
+        if length == 0:
+            return None
+        if event.time_ms:
+            return event.time_ms
+        offset += length
+    return None
+
+
 def describe(bytes packed not None, uint64_t position):
     """What one packed event holds, by the names of the fields of Event; None for no event. A digest
     is a pair of numbers, the body bytes. Costs objects: for tests and for whoever looks at few."""

@@ -105,10 +105,18 @@ cdef class BoundPlan:
     cdef bint by_person        # whether conditions are on the contact or the address
     cdef Plan plan
 
+cdef class Transition:
+    cdef object former         # the Binding or Transition that this one replaces
+    cdef Binding binding       # what is to hold
+    cdef dict mixed            # BoundPlans by what they are mixed from
+    cdef int depth             # how many changes are under way at once
+
 cdef Slice slice_of(bytes text)
 cdef InlineRules bind_inline(rules)
 cdef InlineRules compile_limits(object compile_inline, tuple raw, str account_zone)
 cdef BoundPlan bind_plan(Plan plan, Binding binding)
+
+cdef BoundPlan mix_plans(Plan former, BoundPlan coming, Binding binding, set unready)
 
 cdef class Binding:
     cdef readonly tuple kinds  # of (Kind, since when it is kept)

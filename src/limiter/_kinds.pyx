@@ -5,6 +5,7 @@ The policy layer makes these objects on the cold path; the core reads their C ro
 They never change once made, so a decision may read them without a lock.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free, malloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -326,6 +327,36 @@ cdef BoundPlan bind_plan(Plan plan, Binding binding):
         bound.by_person |= rule.by_person()
         bound.count += 1
     return bound
+
+
+cdef BoundPlan mix_plans(Plan former, BoundPlan coming, Binding binding, set unready):
+    # What holds while the counters of the `unready` kinds are being filled: of the coming plan the
+    # limits that are ready, and of the former one those that none of them replaces. A limit
+    # replaces the one with its policy and id. Without anything unready the coming plan holds.
+    cdef Rule rule
+    kept = {kind for kind, _ in binding.kinds}
+    rules = []
+    replaced = set()
+    for rule in coming.plan.rules:
+        if rule.kind is None or rule.kind not in unready:
+            rules.append(rule)
+            replaced.add((rule.policy_bytes, rule.limit_id_bytes))
+    if len(rules) == len(coming.plan.rules):
+        return coming
+    for rule in former.rules:
+        # A kind that is not kept any more was out of use for as long as its window lasts.
+        if (rule.policy_bytes, rule.limit_id_bytes) not in replaced and (
+            rule.kind is None or rule.kind in kept
+        ):
+            rules.append(rule)
+    return bind_plan(Plan(rules, coming.has_policy or former.has_policy), binding)
+
+
+@cython.final
+cdef class Transition:
+    # From one binding of an account to the next, while counters are being filled; the account owns
+    # it, and asks through `_accounts.plan_of`.
+    pass
 
 
 cdef class Binding:

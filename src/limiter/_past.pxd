@@ -26,6 +26,9 @@ cdef class Past:
     cdef EventBuffer* buffer   # borrowed from the core: the group that is being filled
     cdef bytes replayed        # the events of the group that is being replayed, else None
     cdef object history        # reads events of groups that were taken or recorded
+    cdef uint64_t last_number  # of the group that was read from last
+    cdef uint64_t near_number  # of the group that is kept at hand, 0 = none
+    cdef bytes near            # its events
 
     cdef Account* ahead        # whose holds are taken to have lapsed, NULL = nobody's
     cdef uint32_t lapsed_count  # so many of its holds, the first ones
@@ -39,6 +42,7 @@ cdef class Past:
 
     # --- recorded events
     cdef bytes read(self, uint64_t position)
+    cdef bytes read_near(self, uint64_t position)
     cdef bint event_at(self, uint64_t position, Event* event) except -1
     cdef bint commit_at(self, uint64_t position, Event* event) except -1
     cdef bint is_commit(self, uint64_t position, uint32_t account, Event* event) except -1

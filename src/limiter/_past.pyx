@@ -39,6 +39,7 @@ from limiter._counters cimport (
 from limiter._distinct cimport distinct_latest_ms, distinct_restore
 from limiter._event cimport (
     EVENT_COMMIT,
+    EVENT_HEADER_BYTES,
     OFFSET_BITS,
     Event,
     event_read,
@@ -122,11 +123,28 @@ cdef class Past:
         cdef const uint8_t* data
         cdef uint32_t offset = position & ((1 << OFFSET_BITS) - 1)
         if position >> OFFSET_BITS != self.buffer.group:
-            return None if self.history is None else self.history.event(position)
+            return None if self.history is None else self.read_near(position)
         data = self.buffer.data
         if self.replayed is not None:
             data = <const uint8_t*>PyBytes_AS_STRING(self.replayed)
         return data[offset : offset + event_size(data + offset)]
+
+    cdef bytes read_near(self, uint64_t position):
+        # The same from a group that was taken. Walks come back to a group again and again: one of
+        # which a second event is asked for is kept at hand.
+        cdef uint64_t number = position >> OFFSET_BITS
+        cdef Py_ssize_t offset = position & ((1 << OFFSET_BITS) - 1)
+        cdef const uint8_t* data
+        if number == self.last_number and number != self.near_number:
+            self.near = self.history.group(number)
+            self.near_number = number if self.near is not None else 0
+        self.last_number = number
+        if number != self.near_number:
+            return self.history.event(position)
+        if offset + EVENT_HEADER_BYTES > PyBytes_GET_SIZE(self.near):
+            return b""
+        data = <const uint8_t*>PyBytes_AS_STRING(self.near) + offset
+        return self.near[offset : offset + event_size(data)]
 
     cdef bint event_at(self, uint64_t position, Event* event) except -1:
         # The event at a position that an event has named; False when it is not kept.
@@ -282,8 +300,6 @@ cdef class Past:
             self.unhold(account, position)
         if self.commit_at(position, &event):
             self.uncount(account, &event, position, at_ms)
-        # What is lent is filled anew, so that it holds the same as what a replay fills later.
-        self.accounts.drop_lent(account, None)
         fates_forget(&self.fates, at_ms - REACH_MS, FORGET_AT_ONCE)
         return fates_undo(&self.fates, position, account.name_id, fate, at_ms)
 

@@ -12,7 +12,16 @@ from limiter._subject cimport Subject
 cdef class Rebuild(Filler):
     cdef Past past
     cdef Recorder recorder
+    cdef uint32_t at_once      # events that are read while a call waits
+    cdef bint patient          # everything is filled at once, however long it takes
+    cdef dict waiting          # ids of the accounts with counters to fill, in order
+    cdef uint32_t round_id     # the account that the present round comes to next; 0 = no round
+    cdef object wake           # called when there is something to do
 
+    cdef bint is_filling(self, uint32_t id, object definitions) except -1
+    cdef int begin_round(self) except -1
+    cdef int visit_next(self) except -1
+    cdef Account* bound(self, uint32_t id) except? NULL
     cdef uint64_t next_position(self, const Account* account) noexcept nogil
     cdef uint32_t walk(self, Account* account, int64_t now_ms, uint32_t most) except? 0xFFFFFFFF
     cdef int count_event(

@@ -23,7 +23,8 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from limiter._accounts cimport Account, Filler
+from limiter import bounds
+from limiter._accounts cimport Account, Filler, settle_binding
 from limiter._calendar cimport window_first_ms
 from limiter._counters cimport (
     Counter,
@@ -37,12 +38,18 @@ from limiter._counters cimport (
 )
 from limiter._event cimport EVENT_COMMIT, Event
 from limiter._fates cimport is_undone
+from limiter._kinds cimport Kind, slice_of
 from limiter._messages cimport NEVER_MS
+from limiter._names cimport names_find
 from limiter._past cimport Past, counts_in, key_in
 from limiter._pause cimport pause_earliest_ms, pause_put_in
 from limiter._recorder cimport Recorder
-from limiter._subject cimport Subject
+from limiter._siphash cimport siphash64
+from limiter._subject cimport Name, Subject
 from limiter._types cimport MEASURE_RUN
+
+# Events that a walk reads which is to come to its end.
+cdef uint32_t NO_END = 0xFFFFFFF0
 
 
 cdef int64_t edge_of(const KindState* state, int64_t now_ms) noexcept:
@@ -53,24 +60,146 @@ cdef int64_t edge_of(const KindState* state, int64_t now_ms) noexcept:
     return window_first_ms(state.kind.window, now_ms) - 1
 
 
-cdef inline void finish(Account* account, KindState* state, int64_t since_ms) noexcept:
+cdef void finish(Account* account, KindState* state, int64_t since_ms) noexcept:
     state.building = False
     state.since_ms = since_ms
     account.building_count -= 1
+    if account.building_count == 0:
+        settle_binding(account)
 
 
 @cython.final
 cdef class Rebuild(Filler):
     """Fills counters from what `past` can read. The present is the last instant that `recorder`
-    has seen."""
+    has seen.
+
+    A few events are read as soon as a counter begins, in the call that needs it. What is left, and
+    accounts that nobody touches after a change, wait for `some`. During a replay nothing is left.
+    """
 
     def __cinit__(self, Past past not None, Recorder recorder not None):
         self.past = past
         self.recorder = recorder
+        self.at_once = bounds.REBUILD_EVENTS_AT_ONCE
+        self.waiting = {}
+
+    # ------------------------------------------------------------ the outside
+
+    def limit_at_once(self, uint32_t event_count):
+        """Reads at most so many events in a call that needs a counter."""
+        self.at_once = event_count
+
+    def wake_by(self, wake):
+        """`wake()` is called when there is something to do for `some`, maybe more than once."""
+        self.wake = wake
+        if self.waiting or self.round_id:
+            wake()
+
+    @property
+    def in_round(self):
+        """Whether accounts that nobody has touched since the last change are still to be seen."""
+        return self.round_id != 0
+
+    def some(self, uint32_t most):
+        """Reads about `most` events, a step of what there is to do; whether anything is left."""
+        cdef Account* account
+        cdef int64_t left = most
+        while left > 0 and (self.waiting or self.round_id):
+            left -= 1
+            if not self.waiting:
+                self.visit_next()
+                continue
+            id = next(iter(self.waiting))
+            # Should it fail, what held before holds on, and the others are not kept waiting.
+            del self.waiting[id]
+            account = self.bound(id)
+            if account != NULL and account.building_count:
+                left -= self.walk(account, self.recorder.last_event_ms, left + 1)
+                if account.building_count:
+                    self.waiting[id] = None
+        return bool(self.waiting or self.round_id)
+
+    def finish(self):
+        """Binds every account to what holds now and fills all its counters, however long that
+        takes: after a replay, for what was in force before the restart is in force at once."""
+        self.patient = True
+        try:
+            while self.some(1 << 20):
+                pass
+        finally:
+            self.patient = False
+
+    def is_under_way(self, str account not None, definitions not None):
+        """Whether counters of any of the kinds with these definitions are still being filled, in
+        the account, or, if that is empty, in any that has been seen since the last change."""
+        cdef Name name
+        if not account:
+            # A copy, for looking at an account may take it off.
+            for id in list(self.waiting):
+                if self.is_filling(id, definitions):
+                    return True
+            return False
+        text = account.encode()
+        name.text = slice_of(text)
+        name.hash = siphash64(
+            &self.past.accounts.keys.name, name.text.data, name.text.size
+        )
+        return self.is_filling(
+            names_find(&self.past.accounts.names, name.text, name.hash), definitions
+        )
+
+    cdef bint is_filling(self, uint32_t id, object definitions) except -1:
+        # The same of the account with that name's id.
+        cdef Account* account = self.bound(id)
+        cdef int slot
+        if account == NULL:
+            return False
+        for slot in range(account.state_count):
+            if account.states[slot].building and (
+                (<Kind>account.states[slot].kind.kind).definition in definitions
+            ):
+                return True
+        return False
+
+    # ------------------------------------------------------------ who is next
 
     cdef int fill(self, Account* account) except -1:
-        self.walk(account, self.recorder.last_event_ms, 0xFFFFFFF0)
+        if self.patient or self.past.replayed is not None:
+            self.walk(account, self.recorder.last_event_ms, NO_END)
+            return 0
+        # First, so that it is not forgotten should the walk fail.
+        self.waiting[account.name_id] = None
+        self.walk(account, self.recorder.last_event_ms, self.at_once)
+        if account.building_count == 0:
+            del self.waiting[account.name_id]
+        elif self.wake is not None:
+            self.wake()
         return 0
+
+    cdef int begin_round(self) except -1:
+        # Something has changed: every account is to be seen.
+        self.round_id = 1
+        if self.wake is not None and self.past.replayed is None:
+            self.wake()
+        return 0
+
+    cdef int visit_next(self) except -1:
+        # Binds the next account of the round to what holds now.
+        cdef uint32_t id = self.round_id
+        self.round_id = id + 1 if id < self.past.accounts.names.size else 0
+        self.bound(id)
+        return 0
+
+    cdef Account* bound(self, uint32_t id) except? NULL:
+        # The account with that name's id, bound to what holds now; NULL if there is none.
+        cdef Account* account = self.past.accounts.known(id)
+        cdef Name name
+        if account != NULL and account.epoch != self.past.accounts.epoch:
+            self.past.name_of(id, &name)
+            self.past.accounts.touch(account, name)
+        return account
+
+    # ------------------------------------------------------------ the walk
 
     cdef uint64_t next_position(self, const Account* account) noexcept nogil:
         # Where the walk goes on: at the newest event that any of the kinds still waits for.

@@ -153,6 +153,17 @@ PAGE_SIZE_DEFAULT: Final = 100
 KINDS_MAX: Final = 64
 INLINE_KINDS_MAX: Final = 16
 
+# A counter of a new kind is filled from the account's past. So many recorded events are read while
+# a call waits, ...
+REBUILD_EVENTS_AT_ONCE: Final = 256
+# ... and so many in one step of those that are filled in the background; either takes well under a
+# millisecond.
+REBUILD_EVENTS_A_STEP: Final = 256
+# When a call that would have to wait for longer is to be repeated.
+REBUILD_RETRY_MS: Final = 200
+# Changes of one account's limits that are under way at once, the older ones holding on in part.
+TRANSITIONS_MAX: Final = 16
+
 # --- Access ---------------------------------------------------------------------------------------
 
 # API keys, dead ones that are kept for the record among them.

@@ -53,6 +53,8 @@ class Draft:
         accounts: Mapping[str, model.Account],
     ) -> None:
         self.base = base
+        # Whether counters may begin of which the journal has not kept the whole window.
+        self.allow_partial_history = False
         self.accounts: dict[str, model.Account] = {}
         self._current_accounts = accounts
         self.groups: dict[str, model.Group | None] = {}

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Final
 
 from limiter import errors
-from limiter.journal import GROUP_HEADER_BYTES, GroupSource, Journal
+from limiter._event import first_instant_ms
+from limiter.journal import FIRST_SEQUENCE, GROUP_HEADER_BYTES, GroupSource, Journal
 
 __all__ = ["History", "event_in", "first_position", "group_of", "offset_of"]
 
@@ -74,6 +75,18 @@ class History:
             number,
             lambda record: event_in(record, position, offset + GROUP_HEADER_BYTES),
         )
+
+    def begins_ms(self) -> int | None:
+        """From which instant on everything is kept; None when nothing was ever dropped."""
+        head = self._journal.head(self._shard)
+        if head == FIRST_SEQUENCE:
+            return None
+        for number in range(head, self._journal.tail(self._shard) + 1):
+            events = self.group(number)
+            begin_ms = None if events is None else first_instant_ms(events)
+            if begin_ms is not None:
+                return begin_ms
+        return 0
 
     def group(self, number: int) -> bytes | None:
         """All packed events of one group; None when there is no such group, or not any more."""

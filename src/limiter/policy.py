@@ -16,7 +16,7 @@ revisions alone, so that restoring them gives the same state.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, TypeVar
 
@@ -118,12 +118,18 @@ class PolicyStore:
         # is assigned to everything is EVERYBODY.
         self._placed: dict[str, dict[Place, dict[str, model.Assignment]]] = {}
         self._kinds = KeptKinds()
+        self._history_begins_ms: Callable[[], int | None] = lambda: None
         # By account; EVERYBODY is for all accounts that have nothing of their own.
         self._bindings: dict[str, Binding] = {}
 
     def connect(self, log: RevisionLog) -> None:
         """From now on changes are journalled in `log`, which asks this store for bindings."""
         self._log = log
+
+    def rely_on_history(self, begins_ms: Callable[[], int | None]) -> None:
+        """From now on `begins_ms()` says from which instant on the journal is kept; None: all of
+        it is."""
+        self._history_begins_ms = begins_ms
 
     # --- Reading ----------------------------------------------------------------------------------
 
@@ -169,6 +175,11 @@ class PolicyStore:
         prefix = _name_prefix(account, "assignments")
         names = self._assignment_names.page(prefix, after, count)
         return [self._assignments[name] for name in names]
+
+    def definitions_of(self, policy: str) -> set[bytes]:
+        """The kinds of counter that the policy called so reads; none if there is no such policy."""
+        found = self._compiled.get(policy)
+        return set() if found is None else found.definitions()
 
     def bind(self, account: str) -> Binding:
         """What holds for the account: the same object as long as that does not change, and the same
@@ -216,7 +227,8 @@ class PolicyStore:
         """What the draft changes at `now_ms`, checked as a whole; changes nothing.
 
         Raises `NotFound` (an assigned policy), `AlreadyExists` (a scope that is taken),
-        `FailedPrecondition` (a policy that stays assigned) and `ResourceExhausted`.
+        `FailedPrecondition` (a policy that stays assigned, a counter that the journal does not
+        reach back far enough for) and `ResourceExhausted`.
         """
         self._check_base(draft.base)
         number = self._revision + 1
@@ -250,6 +262,10 @@ class PolicyStore:
         prepared = self._follow_up(revision, policies, assignments, accounts)
         prepared = replace(prepared, groups=groups_changed)
         self._kinds.check(prepared.kinds)
+        begins_ms = None if draft.allow_partial_history else self._history_begins_ms()
+        # Where an account lives is a fact, whatever its windows then reach back to.
+        if begins_ms is not None and not accounts:
+            self._kinds.check_history(prepared.kinds, begins_ms, now_ms)
         return prepared
 
     def commit(self, prepared: Prepared) -> None:

@@ -67,6 +67,10 @@ class PolicyInZones:
             self._compiled[account_zone] = compiled
         return compiled
 
+    def definitions(self) -> set[bytes]:
+        """The kinds of counter that the policy reads in any account that there was so far."""
+        return {kind.definition for each in self._compiled.values() for kind in each.kinds}
+
     def own_kinds(self, account_zone: str) -> Mapping[Kind, int]:
         """What an account that lives there must keep itself of a policy that is assigned to
         everything, for which the kinds of UTC are kept everywhere."""

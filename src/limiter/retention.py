@@ -138,6 +138,16 @@ class KeptKinds:
             if len(self._scopes.get(account, {})) + len(changed) > room:
                 _check_room(account, everybody | self._all_after(preview, account))
 
+    def check_history(self, preview: Preview, begins_ms: int, now_ms: int) -> None:
+        """Raises `FailedPrecondition` if a kind would begin whose window reaches further back than
+        the journal, which begins at `begins_ms`."""
+        for scope in sorted(preview.grown):
+            for definition, kept in preview.scopes[scope].items():
+                if kept is None or definition in self._scopes.get(scope, {}):
+                    continue
+                if kept.since_ms == now_ms and now_ms - kept.longest_ms < begins_ms:
+                    raise _partial_history(scope, kept, begins_ms, now_ms)
+
     def install(self, preview: Preview) -> set[str]:
         """Makes it so; returns the scopes in which kinds were added or dropped."""
         del self._due[: preview.due_count]
@@ -206,6 +216,22 @@ class KeptKinds:
             **preview.scopes.get(scope, {}),
         }
         return {definition: kept for definition, kept in after.items() if kept is not None}
+
+
+def _partial_history(
+    scope: str, kept: Kept, begins_ms: int, now_ms: int
+) -> errors.FailedPrecondition:
+    whose = f"account {scope!r}" if scope else "every account"
+    reach_days = kept.longest_ms / bounds.DAY_MS
+    kept_days = (now_ms - begins_ms) / bounds.DAY_MS
+    return errors.FailedPrecondition(
+        "PARTIAL_HISTORY",
+        f"a limit that is new for {whose} looks back over {reach_days:.3g} days, and the journal"
+        f" over {kept_days:.3g}: its counter would begin incomplete. Set allow_partial_history to"
+        " have it begin with what there is (its status then says since when, counted_since_time),"
+        " or choose a shorter window",
+        metadata={"account": scope, "window_ms": str(kept.longest_ms)},
+    )
 
 
 def _check_room(account: str, kept: Mapping[bytes, Kept]) -> None:

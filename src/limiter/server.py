@@ -67,6 +67,7 @@ from limiter.observation import Held
 from limiter.observing import Observing
 from limiter.operator_key import make_operator_key
 from limiter.policy import PolicyStore
+from limiter.rebuilding import Rebuilding
 from limiter.restrictions import RestrictionKeeper, RestrictionLog, check_settings
 from limiter.service import cold, decision, reflection, status
 from limiter.service.authorization import Gate
@@ -194,7 +195,9 @@ class _State:
         self.revisions = Revisions(self.core, self.policies, self.keys)
         self.history = History(self.core, journal, _SHARD)
         self.core.recall_from(self.history)
+        self.policies.rely_on_history(self.history.begins_ms)
         self.committer: GroupCommitter | None = None
+        self.rebuilding: Rebuilding | None = None
         self.lapses: Lapses | None = None
 
     def recover(self, stopping: threading.Event) -> recovery.Recovered:
@@ -220,6 +223,8 @@ class _State:
         recovered = recovery.recover(
             self.journal, _SHARD, self.core, self.revisions.restore, report
         )
+        # What was in force before is in force again from the first call on.
+        self.core.rebuild.finish()
         # Before anything is promised: is this a journal that can be written?
         self.journal.check_writable()
         _log.info(
@@ -238,6 +243,8 @@ class _State:
         if self.lapses is not None:
             self.lapses.close()
         try:
+            if self.rebuilding is not None:
+                await self.rebuilding.close()
             if self.committer is not None:
                 await self.committer.close()
         finally:
@@ -493,6 +500,7 @@ class Server:
         self._gate.attach(state.keys, self._clock.now_ms)
         gate = self._gate if self._gate.demanded else None
         self._decisions.attach(Engine(decider, state.core, state.committer, self._clock, gate))
+        state.rebuilding = Rebuilding(state.core, state.policies)
         parts = cold.Parts(
             policies=state.policies,
             keys=state.keys,
@@ -502,6 +510,7 @@ class Server:
             shard=_SHARD,
             journal=state.journal,
             committer=state.committer,
+            rebuilding=state.rebuilding,
             clock=self._clock,
             restrictions=self._restrictions.log,
             require_policy=self._config.require_policy,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from google.protobuf.message import Message
+
 from limiter import errors, kinds, zones
 from limiter._commitments import Commitments
 from limiter._core import Core
@@ -100,6 +102,7 @@ class CoreDriver:
         self._core.recall_from(self)
         for number, events in self._groups:
             self._core.replay(number, events, self._store.restore)
+        self._core.rebuild.finish()
         self._decider = Decider(self._core, kinds.compile_inline, zones.zone)
         self._commitments = Commitments(self._core)
         self._suppressions = Suppressions(self._core)
@@ -114,6 +117,21 @@ class CoreDriver:
         if taken is not None:
             number, events, _ = taken
             self._groups.append((number, events))
+
+    def _rebuild(self) -> None:
+        """Fills the counters of new kinds, as a server does behind the calls."""
+        while self._core.rebuild.some(100):
+            pass
+
+    def _decide(self, ask: Callable[[bytes, int], Reply], request: Message) -> Reply:
+        """The answer; whoever is told to come back when a counter is filled does."""
+        try:
+            return refusing(lambda: ask(request.SerializeToString(), self.now_ms))
+        except Fault as fault:
+            if fault.reason != "KIND_REBUILDING":
+                raise
+        self._rebuild()
+        return refusing(lambda: ask(request.SerializeToString(), self.now_ms))
 
     def set_clock(self, now_ms: int) -> None:
         assert now_ms >= self.now_ms
@@ -136,6 +154,7 @@ class CoreDriver:
             prepared = self._store.prepare(draft, self.now_ms)
             self._store.commit(prepared)
             self._journal()
+            self._rebuild()
             return prepared.revision is not None
 
         return refusing(edit)
@@ -168,37 +187,31 @@ class CoreDriver:
         return found
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
-        reply = refusing(lambda: self._decider.check(request.SerializeToString(), self.now_ms))
+        reply = self._decide(self._decider.check, request)
         return service_pb2.CheckResponse.FromString(reply)
 
     def commit(self, request: service_pb2.CommitRequest) -> service_pb2.CommitResponse:
-        reply, waits = refusing(
-            lambda: self._decider.commit(request.SerializeToString(), self.now_ms)
-        )
+        reply, waits = self._decide(self._decider.commit, request)
         self._journal()
         response = service_pb2.CommitResponse.FromString(reply)
         assert waits == bool(response.commit_id)
         return response
 
     def check_batch(self, request: service_pb2.CheckBatchRequest) -> service_pb2.CheckBatchResponse:
-        reply = refusing(
-            lambda: self._decider.check_batch(request.SerializeToString(), self.now_ms)
-        )
+        reply = self._decide(self._decider.check_batch, request)
         return service_pb2.CheckBatchResponse.FromString(reply)
 
     def commit_batch(
         self, request: service_pb2.CommitBatchRequest
     ) -> service_pb2.CommitBatchResponse:
-        reply, waits = refusing(
-            lambda: self._decider.commit_batch(request.SerializeToString(), self.now_ms)
-        )
+        reply, waits = self._decide(self._decider.commit_batch, request)
         self._journal()
         response = service_pb2.CommitBatchResponse.FromString(reply)
         assert waits == (response.accepted_count > 0)
         return response
 
     def get_usage(self, request: service_pb2.GetUsageRequest) -> service_pb2.GetUsageResponse:
-        reply = refusing(lambda: self._decider.get_usage(request.SerializeToString(), self.now_ms))
+        reply = self._decide(self._decider.get_usage, request)
         return service_pb2.GetUsageResponse.FromString(reply)
 
     def plan(self, request: plan_pb2.PlanRequest) -> plan_pb2.PlanResponse:

@@ -295,6 +295,8 @@ def test_policies_and_assignments() -> None:
     lines = shown(render.assignments(found)).splitlines()[1:]
     assert lines[0] == "n everything p mandatory"
     assert lines[1:] == [f"n {words} p" for _, words in scopes[1:]]
+    found[1].state = policy_pb2.ASSIGNMENT_STATE_REBUILDING
+    assert shown(render.assignments(found)).splitlines()[2] == "n account x p rebuilding"
 
 
 def test_every_reason_has_words() -> None:

@@ -101,11 +101,24 @@ def policies(found: Sequence[policy_pb2.Policy]) -> RenderableType:
 def assignments(found: Sequence[policy_pb2.Assignment]) -> RenderableType:
     """Assignments, one row each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("assignment", "covers", "policy", "mandatory"):
+    rebuilding = policy_pb2.ASSIGNMENT_STATE_REBUILDING
+    some_rebuild = any(each.state == rebuilding for each in found)
+    for name in (
+        "assignment",
+        "covers",
+        "policy",
+        "mandatory",
+        *(["state"] if some_rebuild else []),
+    ):
         table.add_column(name, overflow="fold")
     for each in found:
-        mandatory = "mandatory" if each.mandatory else ""
-        table.add_row(Text(each.name), Text(scope_in_words(each)), Text(each.policy), mandatory)
+        table.add_row(
+            Text(each.name),
+            Text(scope_in_words(each)),
+            Text(each.policy),
+            "mandatory" if each.mandatory else "",
+            *(["rebuilding" if each.state == rebuilding else "active"] if some_rebuild else []),
+        )
     return table
 
 

@@ -19,6 +19,7 @@ from limiter.clock import Clock
 from limiter.journal import GroupCommitter, Journal
 from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
+from limiter.rebuilding import Rebuilding
 from limiter.restrictions import RestrictionLog
 from limiter.sealing import Sealer
 from limiter.service.access import SERVICE as ACCESS_SERVICE
@@ -54,6 +55,7 @@ class Parts:
     shard: int
     journal: Journal
     committer: GroupCommitter
+    rebuilding: Rebuilding
     clock: Clock
     restrictions: RestrictionLog | None
     # Whether an attempt that no assignment covers is denied.
@@ -104,7 +106,9 @@ SERVICES: Final = (
     ColdService(
         POLICY_SERVICE,
         PolicyServicer,
-        lambda parts: PolicyServicer(parts.policies, parts.durable, parts.clock.now_ms),
+        lambda parts: PolicyServicer(
+            parts.policies, parts.durable, parts.clock.now_ms, parts.rebuilding.is_under_way
+        ),
     ),
     ColdService(
         POLICY_SERVICE,

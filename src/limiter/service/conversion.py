@@ -375,8 +375,11 @@ def assignment_from_message(message: policy_pb2.Assignment) -> model.Assignment:
     )
 
 
-def assignment_to_message(assignment: model.Assignment) -> policy_pb2.Assignment:
-    """The message that describes the assignment, with etag and times as far as it has them."""
+def assignment_to_message(
+    assignment: model.Assignment, rebuilding: bool = False
+) -> policy_pb2.Assignment:
+    """The message that describes the assignment, with etag and times as far as it has them.
+    `rebuilding` says that some of its limits do not bind yet."""
     scope = assignment.scope
     return policy_pb2.Assignment(
         name=assignment.name,
@@ -385,7 +388,11 @@ def assignment_to_message(assignment: model.Assignment) -> policy_pb2.Assignment
             account=scope.account, resource=scope.resource, campaign=scope.campaign
         ),
         mandatory=assignment.mandatory,
-        state=policy_pb2.ASSIGNMENT_STATE_ACTIVE,
+        state=(
+            policy_pb2.ASSIGNMENT_STATE_REBUILDING
+            if rebuilding
+            else policy_pb2.ASSIGNMENT_STATE_ACTIVE
+        ),
         etag=assignment.etag,
         create_time=_stored_time(assignment.create_ms),
         update_time=_stored_time(assignment.update_ms),

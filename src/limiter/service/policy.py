@@ -43,15 +43,18 @@ _SLICE_COUNT: Final = 32
 
 class PolicyServicer:
     """Serves one `PolicyStore`. `commit` waits until everything appended to the journal so far is
-    durable, `now_ms` gives the instant of a change."""
+    durable, `now_ms` gives the instant of a change, and `is_rebuilding` tells of an assignment
+    whether counters of its policy are still being filled."""
 
     def __init__(
         self,
         store: PolicyStore,
         commit: Callable[[], Awaitable[None]],
         now_ms: Callable[[], int],
+        is_rebuilding: Callable[[model.Assignment], bool] = lambda _assignment: False,
     ) -> None:
         self._store = store
+        self._is_rebuilding = is_rebuilding
         self._commit = commit
         self._now_ms = now_ms
 
@@ -96,7 +99,6 @@ class PolicyServicer:
     ) -> policy_pb2.Policy:
         """Changes a policy."""
         _require(request, "policy")
-        _refuse_unserved(request, "allow_partial_history")
         model.policy_account(request.policy.name, "policy.name")
         sent = conversion.policy_from_message(request.policy, "policy")
         given = {
@@ -110,6 +112,7 @@ class PolicyServicer:
         policy.check("policy")
         draft = self._store.draft()
         draft.put_policy(policy, "policy")
+        draft.allow_partial_history = request.allow_partial_history
         prepared = await self._carry_out(draft, request.validate_only)
         return conversion.policy_to_message(_outcome(prepared.policies, current))
 
@@ -131,13 +134,13 @@ class PolicyServicer:
         """Creates an assignment."""
         name = new_name(request.parent, "assignments", request.assignment_id, "assignment_id")
         _require(request, "assignment")
-        _refuse_unserved(request, "allow_partial_history")
         assignment = replace(conversion.assignment_from_message(request.assignment), name=name)
         assignment.check("assignment")
         draft = self._store.draft()
         draft.create_assignment(assignment, "assignment")
+        draft.allow_partial_history = request.allow_partial_history
         prepared = await self._carry_out(draft, request.validate_only)
-        return conversion.assignment_to_message(_outcome(prepared.assignments, assignment))
+        return self._message(_outcome(prepared.assignments, assignment))
 
     async def GetAssignment(  # noqa: N802
         self, request: policy_service_pb2.GetAssignmentRequest, context: _Context
@@ -146,7 +149,7 @@ class PolicyServicer:
         model.assignment_account(request.name, "name")
         assignment = self._store.assignment(request.name)
         await self._commit()
-        return conversion.assignment_to_message(assignment)
+        return self._message(assignment)
 
     async def ListAssignments(  # noqa: N802
         self, request: policy_service_pb2.ListAssignmentsRequest, context: _Context
@@ -156,9 +159,7 @@ class PolicyServicer:
         assignments = page.of(self._store.list_assignments)
         await self._commit()
         return policy_service_pb2.ListAssignmentsResponse(
-            assignments=[
-                conversion.assignment_to_message(each) for each in assignments[: page.size]
-            ],
+            assignments=[self._message(each) for each in assignments[: page.size]],
             next_page_token=page.next_of([each.name for each in assignments]),
         )
 
@@ -167,7 +168,6 @@ class PolicyServicer:
     ) -> policy_pb2.Assignment:
         """Changes an assignment."""
         _require(request, "assignment")
-        _refuse_unserved(request, "allow_partial_history")
         model.assignment_account(request.assignment.name, "assignment.name")
         sent = conversion.assignment_from_message(request.assignment)
         given = {"policy": sent.policy, "mandatory": sent.mandatory}
@@ -183,8 +183,9 @@ class PolicyServicer:
         assignment.check("assignment")
         draft = self._store.draft()
         draft.put_assignment(assignment, "assignment")
+        draft.allow_partial_history = request.allow_partial_history
         prepared = await self._carry_out(draft, request.validate_only)
-        return conversion.assignment_to_message(_outcome(prepared.assignments, current))
+        return self._message(_outcome(prepared.assignments, current))
 
     async def DeleteAssignment(  # noqa: N802
         self, request: policy_service_pb2.DeleteAssignmentRequest, context: _Context
@@ -202,7 +203,6 @@ class PolicyServicer:
         self, request: policy_service_pb2.ApplyPoliciesRequest, context: _Context
     ) -> policy_service_pb2.ApplyPoliciesResponse:
         """Makes a whole set so in one revision."""
-        _refuse_unserved(request, "allow_partial_history")
         model.check_count(len(request.groups), bounds.GROUPS_MAX, "groups")
         model.check_count(len(request.policies), bounds.POLICIES_MAX, "policies")
         model.check_count(len(request.assignments), bounds.ASSIGNMENTS_MAX, "assignments")
@@ -228,11 +228,15 @@ class PolicyServicer:
             draft.put_assignment(assignment, f"assignments[{index}]")
         if request.prune:
             draft.prune(authorization.caller().reaches_scope)
+        draft.allow_partial_history = request.allow_partial_history
         prepared = await self._carry_out(draft, request.validate_only)
         made = prepared.revision is not None and not request.validate_only
         return policy_service_pb2.ApplyPoliciesResponse(
             changes=_changes_to_messages(prepared), revision=prepared.base + made
         )
+
+    def _message(self, assignment: model.Assignment) -> policy_pb2.Assignment:
+        return conversion.assignment_to_message(assignment, self._is_rebuilding(assignment))
 
     async def _carry_out(self, draft: Draft, validate_only: bool) -> Prepared:
         return await carry_out(self._store, self._commit, draft, self._now_ms(), validate_only)
@@ -290,13 +294,6 @@ def _outcome(changes: Sequence[Change[_Resource]], unchanged: _Resource) -> _Res
 
 
 # --- Update masks ---------------------------------------------------------------------------------
-
-
-def _refuse_unserved(request: Message, *fields: str) -> None:
-    """Raises InvalidArgument for a field that is set and not served yet."""
-    for field in fields:
-        if getattr(request, field):
-            raise model.not_served(field, "not served yet; leave it out")
 
 
 def masked(mask: FieldMask, message: Message, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class _AssignmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assig
     """Every limit of the policy binds."""
     ASSIGNMENT_STATE_REBUILDING: _AssignmentState.ValueType  # 2
     """Some counters are still being rebuilt from history, and the limits that they replace bind until
-    they are. Not reported yet: for now a counter of a new kind starts at its first assignment.
+    they are, account by account.
     """
 
 class AssignmentState(_AssignmentState, metaclass=_AssignmentStateEnumTypeWrapper):
@@ -182,7 +182,7 @@ ASSIGNMENT_STATE_ACTIVE: AssignmentState.ValueType  # 1
 """Every limit of the policy binds."""
 ASSIGNMENT_STATE_REBUILDING: AssignmentState.ValueType  # 2
 """Some counters are still being rebuilt from history, and the limits that they replace bind until
-they are. Not reported yet: for now a counter of a new kind starts at its first assignment.
+they are, account by account.
 """
 Global___AssignmentState: _TypeAlias = AssignmentState  # noqa: Y015
 

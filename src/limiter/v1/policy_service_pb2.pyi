@@ -162,7 +162,7 @@ class UpdatePolicyRequest(_message.Message):
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
     allow_partial_history: _builtins.bool
     """Whether the change may be made although a new counter starts incomplete. See
-    `CreateAssignmentRequest.allow_partial_history`. Not served yet: refused.
+    `CreateAssignmentRequest.allow_partial_history`.
     """
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
@@ -243,7 +243,9 @@ class CreateAssignmentRequest(_message.Message):
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
     allow_partial_history: _builtins.bool
     """Whether the assignment may be made although a window of its policy reaches further back than
-    the history that is kept, so that a new counter starts incomplete. Not served yet: refused.
+    the history that is kept, so that a new counter starts incomplete and its limit's statuses say
+    `counted_since_time`. Otherwise that is FAILED_PRECONDITION, reason PARTIAL_HISTORY. A server
+    that has never dropped any history has all of it.
     """
     @_builtins.property
     def assignment(self) -> _policy_pb2.Assignment:
@@ -366,7 +368,7 @@ class UpdateAssignmentRequest(_message.Message):
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
     allow_partial_history: _builtins.bool
     """Whether the change may be made although a new counter starts incomplete. See
-    `CreateAssignmentRequest.allow_partial_history`. Not served yet: refused.
+    `CreateAssignmentRequest.allow_partial_history`.
     """
     @_builtins.property
     def assignment(self) -> _policy_pb2.Assignment:
@@ -447,7 +449,7 @@ class ApplyPoliciesRequest(_message.Message):
     """Whether to check the request and answer as if it were carried out, but to change nothing."""
     allow_partial_history: _builtins.bool
     """Whether an assignment may be made of which a counter cannot be rebuilt whole. See
-    `CreateAssignmentRequest.allow_partial_history`. Not served yet: refused.
+    `CreateAssignmentRequest.allow_partial_history`.
     """
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]:
