@@ -43,7 +43,7 @@ from limiter._event cimport (
 )
 from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates_find, is_undone
 from limiter._judge cimport Judge
-from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, Rule, slice_of
+from limiter._kinds cimport BoundPlan, InlineRules, Kind, Rule, slice_of
 from limiter._names cimport names_find, names_insert
 from limiter._past cimport Past
 from limiter._rebuild cimport Rebuild
