@@ -30,7 +30,7 @@ HOT = ("Check", "Commit", "CheckBatch", "CommitBatch", "GetUsage")
 ATTEMPTS = {*HOT, "CommitStream", "WatchUsage", "Plan"}
 # What reaches more than some resources or campaigns of an account.
 WHOLE = {
-    *("Confirm", "Cancel", "GetActivity", "ListRestrictions", "SimulatePolicy"),
+    *("Confirm", "Cancel", "GetActivity", "SimulatePolicy"),
     *("CreatePolicy", "UpdatePolicy", "DeletePolicy", "ClonePolicy", "RollbackPolicy"),
     *("UpdateAccount", "AddSuppressions", "RemoveSuppressions"),
     *("CreateGroup", "UpdateGroup", "DeleteGroup"),
