@@ -32,7 +32,7 @@ ATTEMPTS = {*HOT, "CommitStream", "WatchUsage", "Plan"}
 WHOLE = {
     *("Confirm", "Cancel", "GetActivity", "SimulatePolicy"),
     *("CreatePolicy", "UpdatePolicy", "DeletePolicy", "ClonePolicy", "RollbackPolicy"),
-    *("UpdateAccount", "AddSuppressions", "RemoveSuppressions"),
+    *("UpdateAccount", "AddSuppressions", "RemoveSuppressions", "ListSuppressions"),
     *("CreateGroup", "UpdateGroup", "DeleteGroup"),
 }
 # What names no account; the servicer looks at each key and each account by itself.
