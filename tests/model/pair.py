@@ -67,13 +67,19 @@ def status_within(
     exact: decision_pb2.LimitStatus,
     late: decision_pb2.LimitStatus,
     now_ms: int,
+    *,
+    in_usage: bool = False,
 ) -> bool:
     """Whether a status lies between the two readings of its counter."""
     rest, expected = without_counts(actual), without_counts(exact)
+    judged = {(exact.reason, exact.exceeded), (late.reason, late.exceeded)}
+    if in_usage and actual.used_count <= actual.max_count:
+        # Usage is exceeded by what is there already, not by the attempt: between the readings
+        # there may be no room for it and still nothing too much.
+        judged.add((late.reason, False))
     return (
         rest == expected
-        and (actual.reason, actual.exceeded)
-        in {(exact.reason, exact.exceeded), (late.reason, late.exceeded)}
+        and (actual.reason, actual.exceeded) in judged
         and exact.used_count <= actual.used_count <= late.used_count
         and actual.remaining_count == max(0, actual.max_count - actual.used_count)
         # What has lingered may leave at any moment; nothing leaves later than the late reading.
@@ -83,9 +89,12 @@ def status_within(
     )
 
 
-def statuses_within(actual: Statuses, exact: Statuses, late: Statuses, now_ms: int) -> bool:
+def statuses_within(
+    actual: Statuses, exact: Statuses, late: Statuses, now_ms: int, *, in_usage: bool = False
+) -> bool:
     return len(actual) == len(exact) and all(
-        status_within(a, e, x, now_ms) for a, e, x in zip(actual, exact, late, strict=True)
+        status_within(a, e, x, now_ms, in_usage=in_usage)
+        for a, e, x in zip(actual, exact, late, strict=True)
     )
 
 
@@ -337,7 +346,11 @@ class Pair:
         exact = self.oracle.get_usage(request, self.now_ms)
         late = self.oracle.get_usage(request, self.now_ms, late=True)
         within = exact != late and statuses_within(
-            actual.limit_statuses, exact.limit_statuses, late.limit_statuses, self.now_ms
+            actual.limit_statuses,
+            exact.limit_statuses,
+            late.limit_statuses,
+            self.now_ms,
+            in_usage=True,
         )
         if not within:
             assert_same(actual, exact, request)

@@ -141,6 +141,22 @@ def test_one_reading_allows_what_the_other_denies() -> None:
     pair.driver.close()
 
 
+def test_usage_between_the_readings_has_no_room_and_is_not_exceeded() -> None:
+    """Read exactly five more would fit; read late there is too much already; the service is between
+    the two."""
+    start_ms, gap_ms, max_count = 504_901_799_990, 3, 1_500
+    pair = Pair(CoreDriver(start_ms), start_ms)
+    world = single([cap("large", MESSAGES, max_count, rolling_window(HOUR_MS))])
+    pair.apply(world.policies, world.assignments)
+    pair.preload((start_ms + number * gap_ms, commit("ana")) for number in range(max_count - 3))
+    pair.advance_to(start_ms + HOUR_MS + 19)
+    five = commit("ben", 5)
+    assert pair.commit(five) is not None
+    status = pair.get_usage(five.attempt).limit_statuses[0]
+    assert (status.reason, status.exceeded) == (decision_pb2.REASON_MESSAGE_CAP, False)
+    pair.driver.close()
+
+
 @examples(10)
 @given(starts(), st.data())
 def test_distinct_caps_around_the_change_of_form(start_ms: int, data: st.DataObject) -> None:

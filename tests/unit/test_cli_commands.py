@@ -222,6 +222,19 @@ def test_apply_and_diff_change_nothing_unless_told(server: Server, tmp_path: Pat
         assert request.validate_only
 
 
+def test_apply_and_diff_let_history_be_partial_only_if_told(server: Server, tmp_path: Path) -> None:
+    file = write(tmp_path, POLICY)
+    server.answers["ApplyPolicies"] = plan(CREATE)
+    for options in ([], ["--allow-partial-history"]):
+        assert run(server, "apply", "-f", file, "--yes", *options).exit_code == ExitCode.OK
+        assert run(server, "diff", "-f", file, *options).exit_code == ExitCode.DIFFERENT
+    allowed = []
+    for request in server.requests:
+        assert isinstance(request, policy_service_pb2.ApplyPoliciesRequest)
+        allowed.append(request.allow_partial_history)
+    assert allowed == [False] * 3 + [True] * 3
+
+
 def test_apply_asks(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "interactive", lambda: True)
     server.answers["ApplyPolicies"] = plan(CREATE)

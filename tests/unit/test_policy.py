@@ -60,9 +60,11 @@ def put(
     *resources: Policy | Assignment,
     delete: Sequence[str] = (),
     now_ms: int = NOW_MS,
+    allow_partial_history: bool = False,
 ) -> Prepared:
     """One revision that puts and deletes all of these."""
     draft = store.draft()
+    draft.allow_partial_history = allow_partial_history
     for resource in resources:
         if isinstance(resource, Policy):
             resource.check("policy")
@@ -436,6 +438,63 @@ def test_a_kind_keeps_its_start_as_it_passes_between_everybody_and_an_account(
     put(store, policy("y"), now_ms=NOW_MS + 2 * step_ms)
     assert kinds_of(store.bind("b")) == {definition(limit()): NOW_MS + step_ms + 1}
     assert kinds_of(store.bind("a")) == {definition(limit()): NOW_MS}
+
+
+# --- Where the journal does not reach back --------------------------------------------------------
+
+
+def hours_long(hours: int, max_count: int = 10) -> Limit:
+    return limit(max_count=max_count, window=RollingWindow(hours * 3_600_000))
+
+
+@pytest.mark.parametrize("account", ["", "a"])
+def test_a_window_that_reaches_further_back_than_the_journal_is_refused(
+    store: PolicyStore, log: Log, account: str
+) -> None:
+    store.rely_on_history(lambda: NOW_MS - bounds.DAY_MS)
+    over = policy("over", hours_long(25))
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        put(store, over, assignment("over", over, Scope(account)))
+    assert caught.value.reason == "PARTIAL_HISTORY"
+    assert caught.value.metadata == {"account": account, "window_ms": "90000000"}
+    text = str(caught.value)
+    assert (f"account {account!r}" if account else "every account") in text
+    assert "looks back over 1.04 days, and the journal over 1:" in text
+    assert "Set allow_partial_history" in text
+    assert "or choose a shorter window" in text
+    assert (store.revision, log.payloads) == (0, [])
+    # As the error says: a window that the journal covers, to the millisecond, or by consent.
+    shorter = policy("over", hours_long(24))
+    put(store, shorter, assignment("over", shorter, Scope(account)))
+    put(store, over, allow_partial_history=True)
+    assert definition(hours_long(25)) in kinds_of(store.bind(account))
+
+
+def test_one_millisecond_too_much_is_refused(store: PolicyStore) -> None:
+    day = policy("day", limit())
+    put(store, day)
+    store.rely_on_history(lambda: NOW_MS - bounds.DAY_MS + 1)
+    with pytest.raises(errors.FailedPrecondition, match="begin incomplete"):
+        put(store, assignment("all", day))
+    store.rely_on_history(lambda: None)
+    put(store, assignment("all", day))
+
+
+def test_what_counts_already_needs_no_history(store: PolicyStore) -> None:
+    """Neither a new maximum, nor an account for which everybody's counter is kept already, nor a
+    policy that nothing assigns."""
+    day = policy("day", limit())
+    put(store, day, assignment("all", day))
+    store.rely_on_history(lambda: NOW_MS)
+    put(store, policy("day", limit(max_count=3)), now_ms=NOW_MS + 5)
+    put(store, assignment("own", day, Scope("a")), now_ms=NOW_MS + 5)
+    put(store, policy("unused", hours_long(25)), now_ms=NOW_MS + 5)
+    assert store.revision == 4
+    with pytest.raises(errors.FailedPrecondition, match="begin incomplete"):
+        put(store, policy("day", hours_long(25)), now_ms=NOW_MS + 5)
+
+
+# --- How many kinds there may be ------------------------------------------------------------------
 
 
 def many(count: int, first: int = 0) -> list[Limit]:

@@ -49,6 +49,13 @@ PruneOption = Annotated[
         "--prune", help="Also delete every policy, assignment and group that is not in the file."
     ),
 ]
+PartialHistoryOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-partial-history",
+        help="Let new limits begin that look back further than the journal does.",
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AccountOption = Annotated[
     str, typer.Option("--account", help="Only those of this account; none: all there are.")
@@ -56,9 +63,11 @@ AccountOption = Annotated[
 
 
 def apply(
+    *,
     file: FileOption,
     client: ClientOptions,
     prune: PruneOption = False,
+    allow_partial_history: PartialHistoryOption = False,
     yes: YesOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference only.")] = False,
 ) -> None:
@@ -69,25 +78,31 @@ def apply(
     """
     wanted = load_policy_file(file)
     with connect(client, wanted.locate) as connection:
-        plan = _differences(connection, wanted, prune)
+        plan = _differences(connection, wanted, prune, allow_partial_history)
         if not client.json or (plan.changes and not dry_run and not yes):
             _show(plan, to_notices=client.json)
         if plan.changes and not dry_run:
             if not yes:
                 _ask(f"Apply to {client.address}?")
                 connection.restart_deadline()
-            plan = _apply(connection, wanted, prune, str(plan.revision))
+            agreed = str(plan.revision)
+            plan = _apply(connection, wanted, prune, allow_partial_history, agreed)
             if not client.json:
                 terminal.output().print(f"Applied. The policies are at revision {plan.revision}.")
     if client.json:
         terminal.print_json(plan)
 
 
-def diff(file: FileOption, client: ClientOptions, prune: PruneOption = False) -> None:
+def diff(
+    file: FileOption,
+    client: ClientOptions,
+    prune: PruneOption = False,
+    allow_partial_history: PartialHistoryOption = False,
+) -> None:
     """Show what applying a file would change. Exits with 10 if anything would."""
     wanted = load_policy_file(file)
     with connect(client, wanted.locate) as connection:
-        plan = _differences(connection, wanted, prune)
+        plan = _differences(connection, wanted, prune, allow_partial_history)
     if client.json:
         terminal.print_json(plan)
     else:
@@ -176,7 +191,7 @@ def full_name(kind: ResourceKind, name: str, account: str) -> str:
 
 
 def _differences(
-    connection: Connection, wanted: PolicyFile, prune: bool
+    connection: Connection, wanted: PolicyFile, prune: bool, allow_partial_history: bool
 ) -> policy_service_pb2.ApplyPoliciesResponse:
     return connection.policies.ApplyPolicies(
         policy_service_pb2.ApplyPoliciesRequest(
@@ -184,6 +199,7 @@ def _differences(
             policies=wanted.policies,
             assignments=wanted.assignments,
             prune=prune,
+            allow_partial_history=allow_partial_history,
             validate_only=True,
         ),
         timeout=connection.remaining_s(),
@@ -191,7 +207,11 @@ def _differences(
 
 
 def _apply(
-    connection: Connection, wanted: PolicyFile, prune: bool, etag: str
+    connection: Connection,
+    wanted: PolicyFile,
+    prune: bool,
+    allow_partial_history: bool,
+    etag: str,
 ) -> policy_service_pb2.ApplyPoliciesResponse:
     """`etag` is the revision that was shown: what is applied is what was agreed to."""
     return connection.policies.ApplyPolicies(
@@ -200,6 +220,7 @@ def _apply(
             policies=wanted.policies,
             assignments=wanted.assignments,
             prune=prune,
+            allow_partial_history=allow_partial_history,
             etag=etag,
         ),
         timeout=connection.remaining_s(),
