@@ -26,7 +26,7 @@ cdef struct Lapse:
 
 cdef class PlanCounters:
     cdef Core core
-    cdef KindState* states     # owned; their kinds are kept by the plan's rules
+    cdef KindState* states     # owned, and their kinds kept alive
     cdef int count
     cdef bint for_persons      # whether any kind has a counter for each contact or address
     cdef HoldRow* holds        # owned; as they are when the plan begins

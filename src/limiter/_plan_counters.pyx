@@ -14,6 +14,7 @@ finds it, by walking back along its recorded events.
 """
 
 cimport cython
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -148,6 +149,7 @@ cdef class PlanCounters:
         cdef int slot
         for slot in range(self.count):
             state_free(&self.states[slot])
+            Py_DECREF(<object>self.states[slot].kind.kind)
         free(self.states)
         free(self.holds)
         free(self.lapses)
@@ -160,6 +162,8 @@ cdef class PlanCounters:
                 return slot
         if self.count == _KINDS_MAX:
             raise AssertionError("a plan reads more kinds than an account keeps")
+        # Kept alive by hand: an attribute may be gone before the counters are freed.
+        Py_INCREF(<object>kind.kind)
         self.states[self.count].kind = <KindRules*>kind
         self.count += 1
         return self.count - 1
