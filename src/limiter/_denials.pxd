@@ -39,7 +39,7 @@ cdef struct DenialRow:
 
 cdef struct DropRow:
     # Denials of one account that there was no room for.
-    uint64_t hash              # of the account
+    uint64_t hash              # of the account; keyed, so that no two share one in practice
     uint64_t text_at           # of the account's id, in the texts of the drops
     uint32_t text_size
     int64_t count
@@ -51,12 +51,14 @@ cdef struct Texts:
 
 cdef struct DenialTable:
     DenialRow* rows            # owned; in the order of the first denials
-    uint32_t* slots            # owned; open addressing, place in rows + 1, 0 = free
+    # Owned; open addressing: the upper half is a tag of the identity, the lower place in rows + 1,
+    # 0 = free.
+    uint64_t* slots
     uint32_t size
     uint32_t capacity          # power of two; there are twice as many slots
     Texts texts
     DropRow* drops             # owned
-    uint32_t* drop_slots       # owned; the same for drops
+    uint32_t* drop_slots       # owned; open addressing, place in drops + 1, 0 = free
     uint32_t drop_size
     uint32_t drop_capacity
     Texts drop_texts
@@ -91,6 +93,7 @@ cdef class DenialBuffer:
         const LimitResult* limit,
         int64_t now_ms,
         bint shadow,
+        uint64_t* account_hash,
     ) noexcept
     cdef DenialRow* make_row(
         self,
@@ -99,5 +102,6 @@ cdef class DenialBuffer:
         const LimitResult* limit,
         int64_t now_ms,
     ) noexcept
-    cdef void drop(self, Slice account, int64_t count) noexcept
+    cdef uint64_t hash_of(self, Slice account) noexcept
+    cdef void drop(self, Slice account, uint64_t hash, int64_t count) noexcept
     cdef void replayed(self, Slice account, uint64_t position) noexcept

@@ -18,9 +18,10 @@ from cpython.bytes cimport (
 )
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from limiter import bounds
+from limiter._prefetch cimport prefetch
 from limiter._siphash cimport Digest, same_digest, siphash64, siphash128
 from limiter._subject cimport Subject
 from limiter._types cimport (
@@ -100,17 +101,22 @@ cdef void table_free(DenialTable* table) noexcept nogil:
     memset(table, 0, sizeof(DenialTable))
 
 
+cdef inline uint64_t entry_of(const Digest* identity, uint32_t place) noexcept nogil:
+    # A slot's entry. Its tag spares a look at the rows of others, which are elsewhere in memory.
+    return (identity.high & <uint64_t>0xFFFFFFFF00000000) | (place + 1)
+
+
 cdef bint rows_reserve(DenialTable* table) noexcept nogil:
     # Makes room for a row more; False when there is no memory.
     cdef uint32_t capacity = table.capacity * 2 if table.capacity else 64
     cdef uint32_t mask = capacity * 2 - 1
     cdef DenialRow* rows
-    cdef uint32_t* slots
+    cdef uint64_t* slots
     cdef uint32_t place
     cdef uint32_t slot
     if table.size < table.capacity:
         return True
-    slots = <uint32_t*>calloc(mask + 1, sizeof(uint32_t))
+    slots = <uint64_t*>calloc(<size_t>mask + 1, sizeof(uint64_t))
     rows = NULL
     if slots != NULL:
         rows = <DenialRow*>realloc(table.rows, capacity * sizeof(DenialRow))
@@ -121,7 +127,7 @@ cdef bint rows_reserve(DenialTable* table) noexcept nogil:
         slot = <uint32_t>rows[place].identity.low & mask
         while slots[slot]:
             slot = (slot + 1) & mask
-        slots[slot] = place + 1
+        slots[slot] = entry_of(&rows[place].identity, place)
     free(table.slots)
     table.slots = slots
     table.rows = rows
@@ -161,12 +167,17 @@ cdef DenialRow* row_find(const DenialTable* table, const Digest* identity) noexc
     # The row with this identity, NULL when there is none.
     cdef uint32_t mask = table.capacity * 2 - 1
     cdef uint32_t slot
+    cdef uint64_t entry
+    cdef DenialRow* row
     if table.size == 0:
         return NULL
     slot = <uint32_t>identity.low & mask
     while table.slots[slot]:
-        if same_digest(&table.rows[table.slots[slot] - 1].identity, identity):
-            return &table.rows[table.slots[slot] - 1]
+        entry = table.slots[slot]
+        if entry >> 32 == identity.high >> 32:
+            row = &table.rows[<uint32_t>entry - 1]
+            if same_digest(&row.identity, identity):
+                return row
         slot = (slot + 1) & mask
     return NULL
 
@@ -280,7 +291,7 @@ cdef class DenialBuffer:
         if 0 < table.capacity <= SPARE_ROWS_MAX and self.spare.capacity == 0:
             table.size = 0
             table.texts.size = 0
-            memset(table.slots, 0, table.capacity * 2 * sizeof(uint32_t))
+            memset(table.slots, 0, table.capacity * 2 * sizeof(uint64_t))
             table.drop_size = 0
             table.drop_texts.size = 0
             table.drop_count = 0
@@ -303,15 +314,19 @@ cdef class DenialBuffer:
         # Notes a denial of the attempt that the subject was made from, by a limit or by none.
         cdef Digest identity
         cdef DenialRow* row
+        cdef uint64_t account_hash
         if subject.sent == NULL:
             return
         self.last_ms = now_ms
-        identity = self.identify(subject, reason, limit, now_ms, shadow)
+        identity = self.identify(subject, reason, limit, now_ms, shadow, &account_hash)
+        if self.table.size >= self.row_count_max and self.table.drop_capacity:
+            # A flood: where it will be counted is on its way while the rows are looked at.
+            prefetch(&self.table.drop_slots[account_hash & (self.table.drop_capacity * 2 - 1)])
         row = row_find(&self.table, &identity)
         if row == NULL:
             row = self.make_row(&identity, subject, limit, now_ms)
         if row == NULL:
-            self.drop(subject.sent.account, 1)
+            self.drop(subject.sent.account, account_hash, 1)
             return
         row.head.flags = (FLAG_SHADOW if shadow else 0) | (FLAG_LIMIT if limit != NULL else 0)
         row.head.reason = reason
@@ -337,12 +352,14 @@ cdef class DenialBuffer:
         const LimitResult* limit,
         int64_t now_ms,
         bint shadow,
+        uint64_t* account_hash,
     ) noexcept:
         # Where no contact is named, it is the address that is denied.
         cdef Identity of
         memset(&of, 0, sizeof(Identity))
         of.day = now_ms // DAY_MS
         of.account = siphash128(&self.key, subject.sent.account.data, subject.sent.account.size)
+        account_hash[0] = of.account.low
         if subject.present & (1 << DIMENSION_CONTACT):
             of.contact = subject.contact
         elif subject.present & (1 << DIMENSION_ADDRESS):
@@ -399,14 +416,16 @@ cdef class DenialBuffer:
         while table.slots[slot]:
             slot = (slot + 1) & mask
         table.size += 1
-        table.slots[slot] = table.size
+        table.slots[slot] = entry_of(identity, table.size - 1)
         return row
 
-    cdef void drop(self, Slice account, int64_t count) noexcept:
+    cdef uint64_t hash_of(self, Slice account) noexcept:
+        return siphash128(&self.key, account.data, account.size).low
+
+    cdef void drop(self, Slice account, uint64_t hash, int64_t count) noexcept:
         # Counts denials that are not kept. There is a row for each account at most, and an account
         # whose attempts are denied has a name in memory already, so there are not too many.
         cdef DenialTable* table = &self.table
-        cdef uint64_t hash = siphash64(&self.key, account.data, account.size)
         cdef uint32_t mask
         cdef uint32_t slot
         cdef DropRow* row
@@ -417,11 +436,7 @@ cdef class DenialBuffer:
         slot = <uint32_t>hash & mask
         while table.drop_slots[slot]:
             row = &table.drops[table.drop_slots[slot] - 1]
-            if (
-                row.hash == hash
-                and row.text_size == account.size
-                and memcmp(table.drop_texts.data + row.text_at, account.data, account.size) == 0
-            ):
+            if row.hash == hash:
                 row.count += count
                 return
             slot = (slot + 1) & mask
@@ -439,4 +454,4 @@ cdef class DenialBuffer:
         # crash came between; in the clear it is not there any more.
         if position > self.position:
             self.position = position
-            self.drop(account, 1)
+            self.drop(account, self.hash_of(account), 1)
