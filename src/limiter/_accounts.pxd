@@ -62,6 +62,7 @@ cdef class Accounts:
     cdef Account visitor       # stands in for an account that does not exist yet
 
     cdef BoundPlan plan_of(self, Account* account, const Subject* subject)
+    cdef void name_in(self, bytes text, Name* name) noexcept
     cdef Account* known(self, uint32_t id) noexcept nogil
     cdef Account* find(self, const Subject* subject) except NULL
     cdef Account* make(self, Subject* subject) except NULL

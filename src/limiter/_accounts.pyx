@@ -48,6 +48,7 @@ from limiter._kinds cimport (
     KindRules,
     Rule,
     Transition,
+    slice_of,
     matching,
     mix_plans,
 )
@@ -61,6 +62,7 @@ from limiter._opt_outs cimport (
     opt_outs_free,
 )
 from limiter._prefetch cimport prefetch
+from limiter._siphash cimport siphash64
 from limiter._subject cimport Keys, Name, Subject
 from limiter._types cimport (
     DIMENSION_ADDRESS,
@@ -218,6 +220,12 @@ cdef class Accounts:
         free(self.undo)
         account_free(&self.visitor)
         names_free(&self.names)
+
+    cdef void name_in(self, bytes text, Name* name) noexcept:
+        # The name that a text is, which must outlive it; its id is 0 if nobody has it.
+        name.text = slice_of(text)
+        name.hash = siphash64(&self.keys.name, name.text.data, name.text.size)
+        name.id = names_find(&self.names, name.text, name.hash)
 
     cdef Account* known(self, uint32_t id) noexcept nogil:
         # The account with that name id, NULL if there is none.

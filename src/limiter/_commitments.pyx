@@ -7,8 +7,7 @@ instant lapse first, so what is answered is how it stands at the instant itself.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from collections import namedtuple
@@ -20,10 +19,9 @@ from limiter._core cimport Core
 from limiter._event cimport Event
 from limiter._fates cimport FATE_CANCELLED, FATE_COUNTED, FATE_HELD, FateRow, fates_find
 from limiter._kinds cimport slice_of
-from limiter._names cimport names_find
 from limiter._request_keys cimport RequestKeys
 from limiter._requests cimport RequestRow, requests_find
-from limiter._siphash cimport Digest, siphash64
+from limiter._siphash cimport Digest
 from limiter._subject cimport Subject
 
 cdef int64_t RETENTION_MS = bounds.REQUEST_ID_RETENTION_MS
@@ -103,15 +101,7 @@ cdef class Commitments:
         cdef bytes name = account.encode()
         cdef Subject subject
         memset(&subject, 0, sizeof(Subject))
-        subject.account.text = slice_of(name)
-        subject.account.hash = siphash64(
-            &self.core.accounts.keys.name,
-            <const uint8_t*>PyBytes_AS_STRING(name),
-            PyBytes_GET_SIZE(name),
-        )
-        subject.account.id = names_find(
-            &self.core.accounts.names, subject.account.text, subject.account.hash
-        )
+        self.core.accounts.name_in(name, &subject.account)
         if subject.account.id == 0:
             return NULL
         now_ms = self.instant(now_ms)

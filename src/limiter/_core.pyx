@@ -44,7 +44,7 @@ from limiter._event cimport (
 from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates_find, is_undone
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Kind, Rule, slice_of
-from limiter._names cimport names_find, names_insert
+from limiter._names cimport names_insert
 from limiter._past cimport Past
 from limiter._rebuild cimport Rebuild
 from limiter._recorder cimport Recorder
@@ -56,7 +56,7 @@ from limiter._requests cimport (
     requests_remember,
 )
 from limiter._siphash cimport same_digest, siphash64
-from limiter._subject cimport Subject, keys_from, subject_from
+from limiter._subject cimport Name, Subject, keys_from, subject_from
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CHANNEL,
@@ -154,11 +154,10 @@ cdef class Core:
     def last_events(self, str account not None):
         """Where the account's newest event that is no denial and its newest denial are; 0: none."""
         cdef bytes name = account.encode()
-        cdef Slice text = slice_of(name)
-        cdef uint32_t id = names_find(
-            &self.accounts.names, text, siphash64(&self.accounts.keys.name, text.data, text.size)
-        )
-        cdef const Account* found = self.accounts.known(id)
+        cdef const Account* found
+        cdef Name known
+        self.accounts.name_in(name, &known)
+        found = self.accounts.known(known.id)
         if found == NULL:
             return 0, 0
         return found.last_position, found.last_denial

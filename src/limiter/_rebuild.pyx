@@ -38,13 +38,11 @@ from limiter._counters cimport (
 )
 from limiter._event cimport EVENT_COMMIT, Event
 from limiter._fates cimport is_undone
-from limiter._kinds cimport Kind, slice_of
+from limiter._kinds cimport Kind
 from limiter._messages cimport NEVER_MS
-from limiter._names cimport names_find
 from limiter._past cimport Past, counts_in, key_in
 from limiter._pause cimport pause_earliest_ms, pause_put_in
 from limiter._recorder cimport Recorder
-from limiter._siphash cimport siphash64
 from limiter._subject cimport Name, Subject
 from limiter._types cimport MEASURE_RUN
 
@@ -140,13 +138,8 @@ cdef class Rebuild(Filler):
                     return True
             return False
         text = account.encode()
-        name.text = slice_of(text)
-        name.hash = siphash64(
-            &self.past.accounts.keys.name, name.text.data, name.text.size
-        )
-        return self.is_filling(
-            names_find(&self.past.accounts.names, name.text, name.hash), definitions
-        )
+        self.past.accounts.name_in(text, &name)
+        return self.is_filling(name.id, definitions)
 
     cdef bint is_filling(self, uint32_t id, object definitions) except -1:
         # The same of the account with that name's id.

@@ -16,7 +16,6 @@ from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Core
 from limiter._event cimport EVENT_OPT_OUTS, Event, event_read
 from limiter._kinds cimport slice_of
-from limiter._names cimport names_find
 from limiter._opt_outs cimport (
     COUNT_BYTES,
     ENTRY_BYTES,
@@ -29,7 +28,7 @@ from limiter._opt_outs cimport (
     opt_outs_after,
     opt_outs_find,
 )
-from limiter._siphash cimport Digest, siphash64, siphash128
+from limiter._siphash cimport Digest, siphash128
 from limiter._subject cimport Subject
 
 # 1 and a contact, or 2 and an address.
@@ -116,15 +115,7 @@ cdef class Suppressions:
     cdef int find(self, str account, bytes name, Subject* subject) except -1:
         # Makes a subject of the account alone; `name` must outlive it.
         memset(subject, 0, sizeof(Subject))
-        subject.account.text = slice_of(name)
-        subject.account.hash = siphash64(
-            &self.core.accounts.keys.name,
-            <const uint8_t*>PyBytes_AS_STRING(name),
-            PyBytes_GET_SIZE(name),
-        )
-        subject.account.id = names_find(
-            &self.core.accounts.names, subject.account.text, subject.account.hash
-        )
+        self.core.accounts.name_in(name, &subject.account)
         return 0
 
     cdef const OptOuts* opt_outs_of(self, str account) except? NULL:
