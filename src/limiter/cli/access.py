@@ -17,6 +17,7 @@ from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.instants import parse_instant
 from limiter.cli.options import ClientOptions, expand_options
+from limiter.cli.render import plain_table
 from limiter.v1 import access_pb2, access_service_pb2
 
 keys = typer.Typer(name="key", no_args_is_help=True, help="Make, list, rotate and revoke API keys.")
@@ -210,15 +211,8 @@ def _show_secret(
     typer.echo(made.secret)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _key_table(found: Sequence[access_pb2.ApiKey]) -> Table:
-    table = _table("key", "may", "accounts", "only", "ends")
+    table = plain_table("key", "may", "accounts", "only", "ends")
     for key in found:
         may = access_pb2.Role.Name(key.role).removeprefix("ROLE_").lower()
         if not key.role:
@@ -237,7 +231,7 @@ def _key_table(found: Sequence[access_pb2.ApiKey]) -> Table:
 
 
 def _audit_table(found: Sequence[access_pb2.AuditEntry]) -> Table:
-    table = _table("when", "who", "did", "what")
+    table = plain_table("when", "who", "did", "what")
     verbs = {
         access_pb2.AuditEntry.ACTION_CREATE: "create",
         access_pb2.AuditEntry.ACTION_UPDATE: "change",

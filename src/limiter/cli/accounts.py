@@ -20,6 +20,7 @@ from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.files import read_text
 from limiter.cli.options import ClientOptions, expand_options
+from limiter.cli.render import plain_table
 from limiter.v1 import account_pb2, policy_service_pb2
 
 accounts = typer.Typer(
@@ -123,7 +124,7 @@ def _show_account(client: ClientOptions, account: account_pb2.Account) -> None:
 
 
 def _account_table(found: Sequence[account_pb2.Account]) -> Table:
-    table = _table("account", "time zone", "may go to who has opted out", "changed")
+    table = plain_table("account", "time zone", "may go to who has opted out", "changed")
     for account in found:
         changed = "never"
         if account.HasField("update_time"):
@@ -204,7 +205,7 @@ def list_people(account: AccountOption, client: ClientOptions) -> None:
     if client.json:
         terminal.print_json(found)
         return
-    table = _table("contact", "address", "since")
+    table = plain_table("contact", "address", "since")
     for each in found.suppressions:
         since = in_table(each.create_time.ToMilliseconds())
         table.add_row(Text(each.contact), Text(each.address), Text(since))
@@ -255,13 +256,6 @@ def _from_file(file: str, addresses: bool) -> Iterator[account_pb2.Suppression]:
             value = row[place].strip() if place < len(row) else ""
             if value:
                 yield _person(who, value)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 for _group, _name, _command in (

@@ -6,7 +6,6 @@ In: messages of the API. Out: rich renderables; names stand in Text objects, nev
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from limiter.cli import render
@@ -47,7 +46,7 @@ def _rates(message: activity_pb2.GetActivityResponse) -> RenderableType:
     """How many decisions there were in a second, on the average of the last ones, and in all."""
     newest = message.time.seconds - _RATE_SECONDS
     late = [each for each in message.seconds if each.start_time.seconds >= newest]
-    table = _table()
+    table = render.plain_table()
     table.add_column("")
     for name in ("allowed/s", "denied/s", "last minute", "since the start"):
         table.add_column(name, justify="right")
@@ -68,7 +67,7 @@ def _rates(message: activity_pb2.GetActivityResponse) -> RenderableType:
 def _accounts(message: activity_pb2.GetActivityResponse) -> RenderableType:
     if not message.accounts:
         return Text("No account asked within the last minute.")
-    table = _table()
+    table = render.plain_table()
     table.add_column("busiest accounts", overflow="fold")
     for name in ("allowed in a minute", "denied in a minute"):
         table.add_column(name, justify="right")
@@ -81,7 +80,7 @@ def _accounts(message: activity_pb2.GetActivityResponse) -> RenderableType:
 def _limits(message: activity_pb2.GetActivityResponse) -> RenderableType:
     if not message.nearly_full_limits:
         return Text("No limit of many is nearly full.")
-    table = _table()
+    table = render.plain_table()
     for name in ("limits nearly full", "of"):
         table.add_column(name, overflow="fold")
     for name in ("used", "max", "left"):
@@ -106,7 +105,3 @@ def _template(attempt: attempt_pb2.Attempt) -> str:
     return ", ".join(
         str(value) if name == "account" else f"{name} {value}" for name, value in fields
     )
-
-
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, header_style="bold")

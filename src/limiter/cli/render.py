@@ -26,6 +26,14 @@ from limiter.v1 import access_pb2, decision_pb2, decision_service_pb2, policy_pb
 _LABEL_WIDTH = 10
 
 
+def plain_table(*columns: str) -> Table:
+    """An empty table without lines; the columns break what is too long."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def commit(response: decision_service_pb2.CommitResponse) -> RenderableType:
     """A commit: its decision, and where it stands in the account's order."""
     note = "counted before, not again" if response.replayed else "counted"
@@ -58,9 +66,7 @@ def statuses(
 
     When a count falls is told as the time until then where `now` is known, else as a local time.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("limit", "policy"):
-        table.add_column(name, overflow="fold")
+    table = plain_table("limit", "policy")
     for name in ("used", "max", "left"):
         table.add_column(name, justify="right")
     table.add_column("state")
@@ -87,10 +93,7 @@ def statuses(
 
 def policies(found: Sequence[policy_pb2.Policy]) -> RenderableType:
     """Policies, each limit on a line of its own."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("policy", overflow="fold")
-    table.add_column("name", overflow="fold")
-    table.add_column("limits", overflow="fold")
+    table = plain_table("policy", "name", "limits")
     for each in found:
         lines = [f"{limit.limit_id}: {limit_in_words(limit)}" for limit in each.limits]
         limits = "\n".join(lines) or "none: unlimited"
@@ -100,17 +103,10 @@ def policies(found: Sequence[policy_pb2.Policy]) -> RenderableType:
 
 def assignments(found: Sequence[policy_pb2.Assignment]) -> RenderableType:
     """Assignments, one row each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
     rebuilding = policy_pb2.ASSIGNMENT_STATE_REBUILDING
     some_rebuild = any(each.state == rebuilding for each in found)
-    for name in (
-        "assignment",
-        "covers",
-        "policy",
-        "mandatory",
-        *(["state"] if some_rebuild else []),
-    ):
-        table.add_column(name, overflow="fold")
+    state = ["state"] if some_rebuild else []
+    table = plain_table("assignment", "covers", "policy", "mandatory", *state)
     for each in found:
         table.add_row(
             Text(each.name),
@@ -124,9 +120,7 @@ def assignments(found: Sequence[policy_pb2.Assignment]) -> RenderableType:
 
 def groups(found: Sequence[access_pb2.Group]) -> RenderableType:
     """Groups of resources and campaigns, one row each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("group", "name", "resources", "campaigns"):
-        table.add_column(name, overflow="fold")
+    table = plain_table("group", "name", "resources", "campaigns")
     for each in found:
         resources, campaigns = ", ".join(each.resources), ", ".join(each.campaigns)
         table.add_row(*map(Text, (each.name, each.display_name, resources, campaigns)))
