@@ -14,15 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, Final
 
-import grpc
-from google.protobuf import json_format
-
 from benchmarks.journal import bench_folder
-from benchmarks.speed import CAPS
+from benchmarks.speed import assign_three_limits
 from benchmarks.workload import Figure
 from limiter import load
 from limiter.load_server import own_server
-from limiter.v1 import policy_service_pb2, policy_service_pb2_grpc
 
 __all__ = ["Restrictions", "figures"]
 
@@ -37,31 +33,6 @@ LOADS: Final[dict[str, tuple[bool, dict[str, Any]]]] = {
     "denied, the same people": (False, {"accounts": 100, "contacts": 100}),
     "denied, new people": (False, {"accounts": 100_000, "contacts": 10_000}),
 }
-
-
-def apply(address: str, allow: bool) -> None:
-    """One policy of three limits on everything, which allows all or nothing."""
-    limits = [
-        {
-            "limitId": limit_id,
-            "cap": {
-                **cap,
-                "maxCount": cap["maxCount"] if allow else 0,
-                "window": {"rolling": "86400s"},
-            },
-            "enforcement": "ENFORCEMENT_ENFORCED",
-        }
-        for limit_id, cap in CAPS.items()
-    ]
-    request = json_format.ParseDict(
-        {
-            "policies": [{"name": "policies/three", "limits": limits}],
-            "assignments": [{"name": "assignments/all", "policy": "policies/three"}],
-        },
-        policy_service_pb2.ApplyPoliciesRequest(),
-    )
-    with grpc.insecure_channel(address) as channel:
-        policy_service_pb2_grpc.PolicyServiceStub(channel).ApplyPolicies(request, timeout=30)
 
 
 def run(address: str, settings: dict[str, Any], scale: float) -> load.Measurement:
@@ -95,7 +66,7 @@ def ratios(scale: float) -> dict[str, list[tuple[float, float]]]:
                 measured = {}
                 # Whoever comes first finds another machine than whoever comes second.
                 for address in addresses if number % 2 else reversed(addresses):
-                    apply(address, allow)
+                    assign_three_limits(address, None if allow else 0)
                     measured[address] = run(address, settings, scale)
                 kept, without = (measured[address] for address in addresses)
                 found[name].append(

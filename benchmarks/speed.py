@@ -91,12 +91,16 @@ class Rounds:
         return Figure(label, median(values), unit, target, at_most)
 
 
-def assign_three_limits(address: str) -> None:
-    """One policy of three limits on everything."""
+def assign_three_limits(address: str, max_count: int | None = None) -> None:
+    """One policy of three limits on everything, with a maximum other than their own if wanted."""
     limits = [
         {
             "limitId": limit_id,
-            "cap": {**cap, "window": {"rolling": "86400s"}},
+            "cap": {
+                **cap,
+                "maxCount": cap["maxCount"] if max_count is None else max_count,
+                "window": {"rolling": "86400s"},
+            },
             "enforcement": "ENFORCEMENT_ENFORCED",
         }
         for limit_id, cap in CAPS.items()

@@ -93,15 +93,8 @@ def back_up(
     _require_absent(target)
     key = _required_key(data_dir)
     with _draft_of(target) as draft:
-        for place, name in enumerate(_present(data_dir)):
-            on_progress(f"copying {name}", place, len(_ENVIRONMENTS))
-            copy_environment(data_dir / name, draft / name)
-        journal = LmdbJournal(draft / "journal", must_exist=True)
-        try:
-            check_mark(journal, key, data_dir / KEY_NAME)
-            head, tail, checksum = _read_all(journal, on_progress)
-        finally:
-            journal.close()
+        _copy_all(data_dir, draft, on_progress)
+        head, tail, checksum = _check(draft / "journal", key, data_dir / KEY_NAME, on_progress)
         if include_keys:
             write_whole(draft / KEY_NAME, key)
         manifest = Manifest(
@@ -129,22 +122,12 @@ def restore(
     manifest = _read_manifest(source)
     key = _key_of(source, manifest, key_path)
     with _draft_of(data_dir) as draft:
-        for place, name in enumerate(_present(source)):
-            on_progress(f"copying {name}", place, len(_ENVIRONMENTS))
-            copy_environment(source / name, draft / name)
-        journal = LmdbJournal(draft / "journal", must_exist=True)
-        try:
-            check_mark(journal, key, key_path or source / KEY_NAME)
-            if _read_all(journal, on_progress) != (
-                manifest.head,
-                manifest.tail,
-                manifest.tail_checksum,
-            ):
-                raise errors.DataLoss(
-                    "BACKUP_DAMAGED", f"the journal in {source} is not the one of its manifest"
-                )
-        finally:
-            journal.close()
+        _copy_all(source, draft, on_progress)
+        found = _check(draft / "journal", key, key_path or source / KEY_NAME, on_progress)
+        if found != (manifest.head, manifest.tail, manifest.tail_checksum):
+            raise errors.DataLoss(
+                "BACKUP_DAMAGED", f"the journal in {source} is not the one of its manifest"
+            )
         write_whole(draft / KEY_NAME, key)
     return manifest
 
@@ -199,22 +182,29 @@ def _replace(path: Path, key: bytes, on_progress: OnProgress) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     copy_environment(path, draft)
     if path.name == "journal":
-        journal = LmdbJournal(draft, must_exist=True)
-        try:
-            check_mark(journal, key, path.with_name(KEY_NAME))
-            _read_all(journal, on_progress)
-        finally:
-            journal.close()
+        _check(draft, key, path.with_name(KEY_NAME), on_progress)
     replace_environment(path, draft)
 
 
-def _read_all(journal: LmdbJournal, on_progress: OnProgress) -> tuple[int, int, int]:
-    """The first and the last group of a journal and the last one's checksum; checks all of them."""
-    head, tail, checksum = journal.head(_SHARD), journal.tail(_SHARD), 0
-    for group in read_groups(journal, _SHARD):
-        checksum = group.checksum
-        on_progress("checking the journal", group.sequence - head + 1, tail - head + 1)
-    return head, tail, checksum
+def _copy_all(source: Path, draft: Path, on_progress: OnProgress) -> None:
+    for place, name in enumerate(_present(source)):
+        on_progress(f"copying {name}", place, len(_ENVIRONMENTS))
+        copy_environment(source / name, draft / name)
+
+
+def _check(path: Path, key: bytes, key_path: Path, on_progress: OnProgress) -> tuple[int, int, int]:
+    """The first and the last group of a journal and the last one's checksum, once all of them are
+    read and the key is found to be theirs."""
+    journal = LmdbJournal(path, must_exist=True)
+    try:
+        check_mark(journal, key, key_path)
+        head, tail, checksum = journal.head(_SHARD), journal.tail(_SHARD), 0
+        for group in read_groups(journal, _SHARD):
+            checksum = group.checksum
+            on_progress("checking the journal", group.sequence - head + 1, tail - head + 1)
+        return head, tail, checksum
+    finally:
+        journal.close()
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ a key that counts can be read; what it held before counts no more, or there woul
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 from limiter import access
 from limiter.keys import KeyStore, Secret
+from limiter.store import write_whole
 
 __all__ = ["FILE_NAME", "make_operator_key"]
 
@@ -32,26 +32,9 @@ def make_operator_key(keys: KeyStore, folder: Path, now_ms: int) -> Path | None:
     key_id = next(name for name in names if keys.get(access.key_name(name)) is None)
     secret = Secret.make(key_id)
     path = folder / FILE_NAME
-    _write(path, secret.shown)
+    write_whole(path, f"{secret.shown}\n".encode())
     key = access.ApiKey(
         access.key_name(key_id), access.Role.OPERATOR, display_name="made by the server"
     )
     keys.create(key, now_ms, _AUTHOR, secret)
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    """Puts a file that only its owner can read in place, whole or not at all."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
