@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from limiter.cli.app import app
 from limiter.cli.exit_codes import ExitCode
-from limiter.v1 import attempt_pb2, decision_service_pb2
+from limiter.v1 import attempt_pb2, decision_service_pb2, restriction_pb2
 from tests.integration.process import ServerProcess
 from tests.integration.requests import assign, cap, commit_request
 
@@ -33,6 +33,12 @@ def used(server: ServerProcess, account: str) -> int:
     request = decision_service_pb2.GetUsageRequest(attempt=attempt_pb2.Attempt(account=account))
     (status,) = server.decisions.GetUsage(request).limit_statuses
     return status.used_count
+
+
+def missed(server: ServerProcess, account: str) -> list[str]:
+    request = restriction_pb2.ListRestrictionsRequest(account=account)
+    found = server.decisions.ListRestrictions(request).restrictions
+    return [each.attempt.contact for each in found]
 
 
 @pytest.fixture
@@ -65,6 +71,18 @@ def test_a_backup_of_a_working_server_is_restored(tmp_path: Path) -> None:
         assert used(server, "a") == 5
         again = server.decisions.Commit(commit_request("a", "c3", request_id="r3"))
         assert again.replayed
+
+
+def test_whom_somebody_missed_is_in_a_backup(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        assign(server, "a", cap(1))
+        for contact in ("ada", "bob"):
+            server.decisions.Commit(commit_request("a", contact))
+        assert missed(server, "a") == ["bob"]
+        told("backup", tmp_path / "backup", "--data-dir", tmp_path / "data")
+    told("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored")
+    with ServerProcess(tmp_path / "restored") as server:
+        assert missed(server, "a") == ["bob"]
 
 
 def test_a_backup_without_keys_needs_them(folder: Path, tmp_path: Path) -> None:
