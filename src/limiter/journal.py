@@ -12,7 +12,7 @@ The steps, all but the fourth on the event loop:
    turn: whatever else this turn appends joins the same group.
 3. The take asks the source for the pending group and hands it to the writer thread. From there on
    new events belong to the next group, and new waiters share the next future.
-4. The writer thread frames the group, appends it to the journal and returns once it is durable.
+4. The writer's thread frames the group, appends it to the journal and tells once it is durable.
 5. The loop takes the next group if something is pending (so that the disk does not idle), and
    resolves the future of the one that is now durable.
 
@@ -38,6 +38,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Final, Protocol, TypeVar
 
@@ -53,6 +54,7 @@ __all__ = [
     "GroupWatch",
     "Journal",
     "SequenceConflict",
+    "Writer",
     "decode_group",
     "encode_group",
     "read_groups",
@@ -139,6 +141,19 @@ class GroupWatch(Protocol):
 
     def group_written(self, event_count: int, duration_ns: int) -> None:
         """So many events have become durable together, and that took so long."""
+
+
+class Writer(Protocol):
+    """Who writes the groups that a committer hands over, one at a time, beside the event loop."""
+
+    def write(
+        self, append: Callable[[], None], settle: Callable[[BaseException | None], None]
+    ) -> None:
+        """Has `append` called away from the event loop, and then `settle` on it, given what that
+        raised, if anything. Returns at once."""
+
+    def close(self) -> None:
+        """Lets go of what it writes with; nothing is being written when this is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,15 +277,49 @@ class _State(enum.Enum):
     CLOSED = "closed"
 
 
-_Work = tuple[int, bytes, int]
+_Settle = Callable[[BaseException | None], None]
+
+
+class _WriterThread:
+    """A thread that writes; satisfies `Writer`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._work: SimpleQueue[tuple[Callable[[], None], _Settle] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def write(self, append: Callable[[], None], settle: _Settle) -> None:
+        self._work.put((append, settle))
+
+    def close(self) -> None:
+        self._work.put(None)
+        # The thread is between two groups, so this returns at once.
+        self._thread.join()
+
+    def _run(self) -> None:
+        """Writes and reports, one group at a time, until told to stop."""
+        while (work := self._work.get()) is not None:
+            append, settle = work
+            fault: BaseException | None = None
+            try:
+                append()
+            except BaseException as error:  # noqa: BLE001 - reported on the loop, whatever it is
+                fault = error
+            try:
+                self._loop.call_soon_threadsafe(settle, fault)
+            except RuntimeError:
+                # The loop was closed without closing the committer: nobody is left to tell.
+                return
 
 
 class GroupCommitter:
-    """Group commit of one shard: takes groups from a source, writes them in one thread.
+    """Group commit of one shard: takes groups from a source, has one writer write them.
 
     All methods belong to the event loop's thread. `tail` is the sequence of the newest group in
     the journal (0 for none) and `tail_checksum` its checksum (0 for none). `on_failure` is called
     once, on the loop, with the fault that made the committer fail. `watch` is told of each group.
+    Without a `writer` a thread of its own writes.
     """
 
     def __init__(
@@ -283,6 +332,7 @@ class GroupCommitter:
         tail_checksum: int,
         on_failure: Callable[[errors.Unavailable], None],
         watch: GroupWatch | None = None,
+        writer: Writer | None = None,
     ) -> None:
         self._journal = journal
         self._source = source
@@ -299,11 +349,7 @@ class GroupCommitter:
         self._pending: _GroupFuture | None = None
         self.group_count = 0
         self.event_count = 0
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._write_groups, name=f"limiter-journal-{shard}", daemon=True
-        )
-        self._thread.start()
+        self._writer = writer or _WriterThread(self._loop, f"limiter-journal-{shard}")
 
     @property
     def tail(self) -> int:
@@ -337,7 +383,7 @@ class GroupCommitter:
             self._schedule()
 
     async def close(self) -> None:
-        """Writes everything that is pending and stops the thread. Idempotent.
+        """Writes everything that is pending and closes the writer. Idempotent.
 
         Raises Unavailable if that could not be written. The caller sees to it that nothing is
         appended any more.
@@ -352,16 +398,14 @@ class GroupCommitter:
                 await self.wait()
         finally:
             self._state = _State.CLOSED
-            self._work.put(None)
-            # The thread is between two groups, so this returns at once.
-            self._thread.join()
+            self._writer.close()
 
     def _schedule(self) -> None:
         self._state = _State.SCHEDULED
         self._loop.call_soon(self._take)
 
     def _take(self) -> None:
-        """Hands the pending group to the thread; with nothing pending, all is durable already."""
+        """Hands the pending group to the writer; with nothing pending, all is durable already."""
         waiters, self._pending = self._pending, None
         number = self._tail + 1
         try:
@@ -378,30 +422,22 @@ class GroupCommitter:
             return
         self._state = _State.WRITING
         self._writing = waiters
-        self._work.put(group)
+        event_count = group[2]
+        self._writer.write(
+            partial(self._append, *group), partial(self._settle, number, event_count)
+        )
 
-    def _write_groups(self) -> None:
-        """The writer thread: frames, appends, reports; one group at a time until told to stop."""
-        while (work := self._work.get()) is not None:
-            number, events, event_count = work
-            fault: BaseException | None = None
-            begun_ns = time.monotonic_ns()
-            try:
-                record, checksum = encode_group(
-                    self._shard, number, event_count, events, self._tail_checksum
-                )
-                self._journal.append(self._shard, number, record)
-                # Read by this thread alone, except when the thread does not run.
-                self._tail_checksum = checksum
-                if self._watch is not None:
-                    self._watch.group_written(event_count, time.monotonic_ns() - begun_ns)
-            except BaseException as error:  # noqa: BLE001 - reported on the loop, whatever it is
-                fault = error
-            try:
-                self._loop.call_soon_threadsafe(self._settle, number, event_count, fault)
-            except RuntimeError:
-                # The loop was closed without closing the committer: nobody is left to tell.
-                return
+    def _append(self, number: int, events: bytes, event_count: int) -> None:
+        """Frames a group and appends it, in the writer's thread."""
+        begun_ns = time.monotonic_ns()
+        record, checksum = encode_group(
+            self._shard, number, event_count, events, self._tail_checksum
+        )
+        self._journal.append(self._shard, number, record)
+        # Read by the writer alone, except when it does not write.
+        self._tail_checksum = checksum
+        if self._watch is not None:
+            self._watch.group_written(event_count, time.monotonic_ns() - begun_ns)
 
     def _settle(self, number: int, event_count: int, fault: BaseException | None) -> None:
         """A group is written, or its fate is unknown."""

@@ -141,50 +141,24 @@ class CoreDriver:
         self, policies: Sequence[policy_pb2.Policy], assignments: Sequence[policy_pb2.Assignment]
     ) -> bool:
         def edit() -> bool:
-            draft = self._store.draft()
-            for policy in policies:
-                checked = conversion.policy_from_message(policy, "policy")
-                checked.check("policy")
-                draft.put_policy(checked, "policy")
-            for assignment in assignments:
-                placed = conversion.assignment_from_message(assignment)
-                placed.check("assignment")
-                draft.put_assignment(placed, "assignment")
-            draft.prune()
-            prepared = self._store.prepare(draft, self.now_ms)
-            self._store.commit(prepared)
+            differs = apply_to(self._store, policies, assignments, self.now_ms)
             self._journal()
             self._rebuild()
-            return prepared.revision is not None
+            return differs
 
         return refusing(edit)
 
     def set_account(self, account: account_pb2.Account) -> None:
-        draft = self._store.draft()
-        draft.put_account(conversion.account_from_message(account, "account"))
-        self._store.commit(self._store.prepare(draft, self.now_ms))
+        set_account_in(self._store, account, self.now_ms)
         self._journal()
 
     def opt(self, account: str, people: Sequence[Person], out: bool) -> int:
-        changed = self._suppressions.select(account, people, not out)
-        if changed and out:
-            clear = "\n".join(f"{who}{text}" for who, text in changed).encode()
-            self._suppressions.add(account, changed, clear, self.now_ms)
-        elif changed:
-            self._suppressions.remove(account, changed, self.now_ms)
+        changed_count = opt_in(self._suppressions, account, people, out, self.now_ms)
         self._journal()
-        return len(changed)
+        return changed_count
 
     def opted_out(self, account: str) -> list[Person]:
-        found: list[Person] = []
-        position = place = 0
-        while noted := self._suppressions.page(account, position, place, 2):
-            for position, place in noted:
-                event = self._suppressions.noted_at(position)
-                assert event is not None
-                line = event[1].decode().split("\n")[place]
-                found.append((int(line[0]), line[1:]))
-        return found
+        return opted_out_of(self._suppressions, account)
 
     def check(self, request: service_pb2.CheckRequest) -> service_pb2.CheckResponse:
         reply = self._decide(self._decider.check, request)
@@ -267,6 +241,61 @@ class CoreDriver:
 
     def close(self) -> None:
         self._groups.clear()
+
+
+def apply_to(
+    store: PolicyStore,
+    policies: Sequence[policy_pb2.Policy],
+    assignments: Sequence[policy_pb2.Assignment],
+    now_ms: int,
+) -> bool:
+    """Makes these all the policies and assignments there are; whether that changes anything."""
+    draft = store.draft()
+    for policy in policies:
+        checked = conversion.policy_from_message(policy, "policy")
+        checked.check("policy")
+        draft.put_policy(checked, "policy")
+    for assignment in assignments:
+        placed = conversion.assignment_from_message(assignment)
+        placed.check("assignment")
+        draft.put_assignment(placed, "assignment")
+    draft.prune()
+    prepared = store.prepare(draft, now_ms)
+    store.commit(prepared)
+    return prepared.revision is not None
+
+
+def set_account_in(store: PolicyStore, account: account_pb2.Account, now_ms: int) -> None:
+    """Makes the account so."""
+    draft = store.draft()
+    draft.put_account(conversion.account_from_message(account, "account"))
+    store.commit(store.prepare(draft, now_ms))
+
+
+def opt_in(
+    suppressions: Suppressions, account: str, people: Sequence[Person], out: bool, now_ms: int
+) -> int:
+    """Lets people opt out, or in again; how many that changes."""
+    changed = suppressions.select(account, people, not out)
+    if changed and out:
+        clear = "\n".join(f"{who}{text}" for who, text in changed).encode()
+        suppressions.add(account, changed, clear, now_ms)
+    elif changed:
+        suppressions.remove(account, changed, now_ms)
+    return len(changed)
+
+
+def opted_out_of(suppressions: Suppressions, account: str) -> list[Person]:
+    """Everybody who has opted out, read a page at a time."""
+    found: list[Person] = []
+    position = place = 0
+    while noted := suppressions.page(account, position, place, 2):
+        for position, place in noted:
+            event = suppressions.noted_at(position)
+            assert event is not None
+            line = event[1].decode().split("\n")[place]
+            found.append((int(line[0]), line[1:]))
+    return found
 
 
 def refusing(call: Callable[[], Reply]) -> Reply:

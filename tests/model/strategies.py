@@ -125,7 +125,10 @@ def turning_points() -> list[int]:
 @st.composite
 def starts(draw: st.DrawFn) -> int:
     """An instant to start at, often shortly before the clocks change somewhere."""
-    dice = Dice(draw)
+    return make_start(Dice(draw))
+
+
+def make_start(dice: Dice) -> int:
     if dice.one_in(3):
         low, high = instant_of(1971), instant_of(2080)
         return low + (high - low) // 1_000_003 * dice.below(1_000_003) + dice.below(1_000)
@@ -136,7 +139,10 @@ def starts(draw: st.DrawFn) -> int:
 @st.composite
 def moves(draw: st.DrawFn) -> int:
     """How far the clock moves on: not at all, a little, or over hours, days and months."""
-    dice = Dice(draw)
+    return make_move(Dice(draw))
+
+
+def make_move(dice: Dice) -> int:
     way = dice.below(5)
     if way <= 1:
         return dice.pick((0, 1, 0, 1, 2, 9, 10, 998, 999))
@@ -153,7 +159,10 @@ def moves(draw: st.DrawFn) -> int:
 @st.composite
 def pools(draw: st.DrawFn) -> list[policy_pb2.Window]:
     """The few windows that all limits of an example share."""
-    dice = Dice(draw)
+    return make_pool(Dice(draw))
+
+
+def make_pool(dice: Dice) -> list[policy_pb2.Window]:
     return [make_window(dice) for _ in range(1 + dice.below(3))]
 
 
@@ -275,7 +284,10 @@ def make_hours(dice: Dice) -> policy_pb2.Hours:
 @st.composite
 def changed_accounts(draw: st.DrawFn) -> account_pb2.Account:
     """An account as somebody wants it to be from now on."""
-    dice = Dice(draw)
+    return make_account(Dice(draw))
+
+
+def make_account(dice: Dice) -> account_pb2.Account:
     return account_pb2.Account(
         name=f"accounts/{dice.pick(ACCOUNTS)}",
         time_zone=dice.pick((*ZONES, "Europe/Berlin")),
@@ -286,7 +298,10 @@ def changed_accounts(draw: st.DrawFn) -> account_pb2.Account:
 @st.composite
 def people(draw: st.DrawFn) -> list[tuple[int, str]]:
     """Some contacts (1) and addresses (2), sometimes one of them twice."""
-    dice = Dice(draw)
+    return make_people(Dice(draw))
+
+
+def make_people(dice: Dice) -> list[tuple[int, str]]:
     return [
         (who, dice.pick(VALUES[CONTACT if who == 1 else ADDRESS]))
         for who in (1 + dice.below(2) for _ in range(1 + dice.below(3)))
@@ -327,7 +342,10 @@ def assignment_of(scope: str, policy: str, mandatory: str = "") -> policy_pb2.As
 @st.composite
 def worlds(draw: st.DrawFn, pool: Sequence[policy_pb2.Window]) -> World:
     """Some policies, on some scopes; narrower ones replace wider ones, mandatory ones add."""
-    dice = Dice(draw)
+    return make_world(Dice(draw), pool)
+
+
+def make_world(dice: Dice, pool: Sequence[policy_pb2.Window]) -> World:
     policies = []
     for name in ("policies/calm", "policies/brisk", "accounts/acme/policies/own", "policies/open"):
         count = 0 if name.endswith("open") else dice.below(4)
@@ -369,7 +387,10 @@ def plain_worlds(draw: st.DrawFn, pool: Sequence[policy_pb2.Window]) -> World:
 def inline_choices(draw: st.DrawFn, pool: Sequence[policy_pb2.Window]) -> list[policy_pb2.Limit]:
     """The inline limits that the requests of one example choose from: few, for an account keeps
     only so many kinds."""
-    dice = Dice(draw)
+    return make_inline_choices(Dice(draw), pool)
+
+
+def make_inline_choices(dice: Dice, pool: Sequence[policy_pb2.Window]) -> list[policy_pb2.Limit]:
     return [make_limit(dice, f"inline-{number}", pool) for number in range(4)]
 
 
@@ -414,7 +435,12 @@ def commits(
     draw: st.DrawFn, choices: Sequence[policy_pb2.Limit] = (), whole: bool | None = None
 ) -> service_pb2.CommitRequest:
     """A commit, mostly without a request_id, else with one of a few."""
-    dice = Dice(draw)
+    return make_commit(Dice(draw), choices, whole)
+
+
+def make_commit(
+    dice: Dice, choices: Sequence[policy_pb2.Limit] = (), whole: bool | None = None
+) -> service_pb2.CommitRequest:
     return service_pb2.CommitRequest(
         attempt=make_attempt(dice, whole),
         inline_limits=pick_inline(dice, choices),
@@ -441,7 +467,12 @@ def batches(
     draw: st.DrawFn, choices: Sequence[policy_pb2.Limit] = ()
 ) -> service_pb2.CommitBatchRequest:
     """A batch with some recipients twice, all with an address or mostly without."""
-    dice = Dice(draw)
+    return make_batch(Dice(draw), choices)
+
+
+def make_batch(
+    dice: Dice, choices: Sequence[policy_pb2.Limit] = ()
+) -> service_pb2.CommitBatchRequest:
     attempt = make_attempt(dice)
     attempt.contact = attempt.address = attempt.contact_time_zone = ""
     batch = service_pb2.CommitBatchRequest(
