@@ -1,6 +1,6 @@
 # The counters of one account: one state per kind, keyed by the values of the kind's dimensions.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from limiter._distinct cimport DistinctCounter
 from limiter._kinds cimport KindRules
@@ -23,18 +23,19 @@ cdef struct KeyedCounter:
     Counter counter
 
 cdef struct KindState:
+    # What every decision reads comes first.
     KindRules* kind            # borrowed; the account keeps the Kind alive
-    int64_t since_ms           # everything from here on is counted; 0 = all there ever was
-    uint64_t after_position    # commits up to this position are not counted (yet)
-    bint building              # those inside the window still are to be, from the newest on
-    int64_t edge_ms            # while building: no event up to this instant is of interest
-    int64_t last_used_ms       # of an inline kind
-    uint32_t inline_place      # which of the account's inline kinds this is, from 1; 0 = none
-    bint lent                  # it is here for an inline limit that has not counted anything yet
     Counter single             # of a kind without dimensions
     KeyedCounter* keyed        # owned; open addressing
     uint32_t keyed_size
     uint32_t keyed_capacity    # power of two
+    int64_t since_ms           # everything from here on is counted; 0 = all there ever was
+    uint64_t after_position    # commits up to this position are not counted (yet)
+    int64_t edge_ms            # while building: no event up to this instant is of interest
+    int64_t last_used_ms       # of an inline kind
+    uint8_t inline_place       # which of the account's inline kinds this is, from 1; 0 = none
+    uint8_t building           # those inside the window still are to be, from the newest on
+    uint8_t lent               # it is here for an inline limit that has not counted anything yet
 
 cdef struct Undo:
     # What one count changed, for take_back.

@@ -397,6 +397,7 @@ _check(
 _check(INLINE_LIMITS_MAX <= INLINE_KINDS_MAX, "the inline limits of one request fit by themselves")
 _check(INLINE_KINDS_MAX < KINDS_MAX, "inline limits leave room for assigned ones")
 _check(POLICY_LIMITS_MAX <= KINDS_MAX, "a full policy can be assigned")
+_check(KINDS_MAX + 2 * INLINE_KINDS_MAX < 2**8, "the number of an account's kinds fits a byte")
 _check(
     MESSAGE_COUNT_MAX < CAP_MAX_COUNT_MAX and CAP_MAX_COUNT_MAX * 2 < 2**63,
     "the sum of a maximum and an attempt is a 64-bit number",
