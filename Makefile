@@ -55,16 +55,16 @@ lint: $(built_dev) ## ruff, mypy, cython-lint and buf
 	$(bin)/buf format --diff --exit-code
 
 .PHONY: torture
-torture: $(built_dev) ## many more random examples, calls and bytes, and 100 crashes; takes long
+torture: $(built_dev) ## many more random examples, calls and bytes, and 10,000 crashes; takes long
 	HYPOTHESIS_PROFILE=torture $(pytest) --timeout 3600 -n $(WORKERS) tests/model
-	$(MAKE) crash
+	$(MAKE) crash LIMITER_CRASH_ROUNDS=10000
 	$(MAKE) disk LIMITER_POWER_STATES=1000000
 	$(MAKE) holds-out LIMITER_CALLS=10000000 LIMITER_FUZZ_SECONDS=600
 
 .PHONY: crash
-crash: export LIMITER_CRASH_ROUNDS ?= 100
-crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (100) times under load
-	$(pytest) --timeout 3600 tests/crash
+crash: export LIMITER_CRASH_ROUNDS ?= 200
+crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (200) times under load
+	$(pytest) -n 2 tests/crash/test_kill.py
 
 .PHONY: disk
 disk: export LIMITER_POWER_STATES ?= 10000

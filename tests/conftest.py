@@ -1,4 +1,5 @@
-"""What all tests share: hypothesis profiles and one printed seed for everything random.
+"""What all tests share: hypothesis profiles, one printed seed for everything random, and what a
+test has to tell at the end of a run.
 
 HYPOTHESIS_PROFILE chooses a profile: `dev` (default), `ci`, whose examples are the same in every
 run, so that a change is judged and not the dice, or `torture`, which looks for new ones for long. A
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import random
 import zlib
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +25,9 @@ settings.register_profile(
 )
 _PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 settings.load_profile(_PROFILE)
+
+# The property under which a test tells something.
+_TOLD = "told"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,3 +48,19 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers from the seed of the run and the name of the test."""
     name = zlib.crc32(request.node.nodeid.encode())
     return random.Random(f"{request.config.option.hypothesis_seed}:{name}")
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Has a line stand in the summary of the run: what was measured or counted."""
+    return partial(record_property, _TOLD)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what the tests had to tell."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, line in report.user_properties:
+                    if name == _TOLD:
+                        terminalreporter.write_line(line)

@@ -1,7 +1,7 @@
 """The load: clients that send until the server is gone, and what they do once it is back.
 
-What flows in: a server, the ledger, random numbers. What flows out: entries in the ledger. Any
-fault but the server's disappearance ends the run.
+What flows in: a server, the ledger, random numbers, and how the server dies. What flows out:
+entries in the ledger. Any fault but the server's disappearance ends the run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -29,7 +30,7 @@ from tests.crash.ledger import CONTACTS_MAX, MESSAGES_MAX, Batch, Ledger, Send, 
 from tests.integration.process import PATIENCE_S, ServerProcess
 from tests.integration.requests import DAY_S, cap
 
-__all__ = ["CONTACTS", "Clients", "Load", "connected", "policy"]
+__all__ = ["CONTACTS", "Clients", "Death", "Load", "connected", "policy"]
 
 # More contacts than the cap lets through.
 CONTACTS: Final = [f"c{number}" for number in range(CONTACTS_MAX + 6)]
@@ -47,6 +48,10 @@ _STREAM_WINDOW: Final = 16
 
 # Who asks again at once for what is unknown.
 _RETRYING_CLIENTS: Final = 32
+
+# How often a server that is to die by itself is looked at, and for how long.
+_LOOK_S: Final = 0.002
+_LOOKS_MAX: Final = 1_000
 
 _POLICY: Final = "policies/crash"
 _GOAL_COUNT: Final = 1_000_000
@@ -72,6 +77,28 @@ def policy(edition: int) -> policy_pb2.Policy:
         ),
     ]
     return policy_pb2.Policy(name=_POLICY, display_name=f"edition {edition}", limits=limits)
+
+
+class Ending(Protocol):
+    """What ends a server at an operation on its disk."""
+
+    def end(self, place: int, *, after: bool, half: bool, name: str) -> None:
+        """Right before the operation `place` (1 is the next one) on what begins with `name`, or
+        right `after` it, or with `half` of it written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How the server dies under load: by kill -9 so long after so many answers, or, where `place`
+    is given, at that operation (of those on what begins with `name`) from then on. Where that
+    does not come, it is killed in the end."""
+
+    answer_count: int
+    delay_s: float
+    place: int = 0
+    name: str = ""
+    after: bool = False
+    half: bool = False
 
 
 class Clients:
@@ -114,13 +141,13 @@ class Clients:
 
 
 @asynccontextmanager
-async def connected(server: ServerProcess) -> AsyncIterator[Clients]:
-    """Clients with connections that stand."""
+async def connected(server: ServerProcess, *, stands: bool = True) -> AsyncIterator[Clients]:
+    """Clients with connections that stand, or that are only begun."""
     # Without the option, channels to one address share a connection.
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(server.address, options) for _ in range(_CONNECTIONS)]
     try:
-        for channel in channels:
+        for channel in channels if stands else ():
             await asyncio.wait_for(channel.channel_ready(), PATIENCE_S)
         yield Clients(channels)
     finally:
@@ -146,24 +173,31 @@ class Load:
         self._accounts = accounts
         self._numbers = itertools.count()
         self._answers = asyncio.Semaphore(0)
-        self._is_killed = False
+        # From then on it may be gone at any moment.
+        self._is_doomed = False
 
-    async def run_until_killed(
-        self, server: ServerProcess, answer_count: int, delay_s: float
-    ) -> None:
-        """Sends from all clients; kills the server `delay_s` after it has answered so often."""
+    async def run_until_dead(self, server: ServerProcess, death: Death, ending: Ending) -> bool:
+        """Sends from all clients until the server has died; returns whether it was at the operation
+        that was meant, if one was."""
         clients: list[Coroutine[Any, Any, None]] = []
         clients += [self._send_singles() for _ in range(_UNARY_CLIENTS)]
         clients += [self._send_streams() for _ in range(_STREAM_CLIENTS)]
         clients += [self._send_batches() for _ in range(_BATCH_CLIENTS)]
         clients.append(self._edit_policy())
         async with self._running(clients):
-            for _ in range(answer_count):
+            for _ in range(death.answer_count):
                 await self._answers.acquire()
-            await self._kill(server, delay_s)
+            if death.place:
+                return await self._await_death(server, death, ending)
+            await self._kill(server, death.delay_s)
+        return False
 
-    async def retry_until_killed(self, server: ServerProcess, delay_s: float) -> None:
-        """Asks for what is unknown, and kills the server after `delay_s`, done or not."""
+    async def retry_until_killed(
+        self, server: ServerProcess, delay_s: float, *, is_doomed: bool = False
+    ) -> None:
+        """Asks for what is unknown, and kills the server after `delay_s`, done or not. One that
+        `is_doomed` may die before."""
+        self._is_doomed = is_doomed
         async with self._running(self._retrying()):
             await self._kill(server, delay_s)
 
@@ -224,20 +258,31 @@ class Load:
     async def _kill(self, server: ServerProcess, delay_s: float) -> None:
         """Ends the server as a power cut does; it must have lived until then."""
         await asyncio.sleep(delay_s)
-        assert server.process.poll() is None, "the server ended by itself"
-        self._is_killed = True
+        assert self._is_doomed or server.process.poll() is None, "the server ended by itself"
+        self._is_doomed = True
         server.process.kill()
+
+    async def _await_death(self, server: ServerProcess, death: Death, ending: Ending) -> bool:
+        """Has the server die at an operation; returns whether it did."""
+        self._is_doomed = True
+        ending.end(death.place, after=death.after, half=death.half, name=death.name)
+        for _ in range(_LOOKS_MAX):
+            await asyncio.sleep(_LOOK_S)
+            if server.process.poll() is not None:
+                return True
+        server.process.kill()
+        return False
 
     async def _until_gone(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs a client until the server is gone. Any other fault, or an earlier one, is raised."""
         try:
             await work
         except grpc.aio.AioRpcError as error:
-            if not self._is_killed or not _says_gone(error):
+            if not self._is_doomed or not _says_gone(error):
                 raise
         except asyncio.InvalidStateError:
             # What a stream says that has ended before it was written to.
-            if not self._is_killed:
+            if not self._is_doomed:
                 raise
 
     def _draw(self, account: str, message_count: int, *, with_id: bool = True) -> Send:

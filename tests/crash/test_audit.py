@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.audit import probe_denied, usage_differences, verify_edition
+from limiter.store import LmdbJournal
+from tests.crash.audit import (
+    probe_denied,
+    repeat_acknowledged,
+    usage_differences,
+    verify_edition,
+)
 from tests.crash.ledger import DENIED, Ledger, Send
 from tests.crash.load import Clients, Load
 from tests.integration.inside import serving
@@ -53,6 +59,41 @@ async def test_what_counted_behind_the_ledgers_back_is_found(clients: Clients) -
     # A hole shows as soon as something is counted behind it.
     await commit(clients, ledger, "c1", "r2")
     assert any("missing: [2]" in line for line in ledger.gaps("a"))
+
+
+async def test_what_a_disk_lost_that_lies_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger()
+    async with serving(tmp_path / "data", clock_start_ms=START_MS) as inside:
+        clients = Clients([inside.channel])
+        await clients.set_up()
+        await commit(clients, ledger, "c0", "r0")
+        monkeypatch.setattr(LmdbJournal, "append", lambda *_: None)
+        lost = await commit(clients, ledger, "c0", "r1")
+        await commit(clients, ledger, "c1", "r2")
+    monkeypatch.undo()
+    async with serving(tmp_path / "data", clock_start_ms=START_MS) as inside:
+        clients = Clients([inside.channel])
+        assert await usage_differences(clients, ledger, [("a", "c0")]) != []
+        assert ledger.faults == []
+        # Asked for again, what was lost counts as if for the first time.
+        load = Load(clients, ledger, random.Random(0), 0, ["a"])
+        await repeat_acknowledged(clients, load, ledger, [lost])
+        assert len(ledger.faults) == 1
+        assert "counted again" in ledger.faults[0]
+
+
+async def test_what_a_server_counts_twice_that_forgets_request_ids_is_found(
+    clients: Clients,
+) -> None:
+    ledger = Ledger()
+    # Counted without an answer; asked for again under an id that the server does not know.
+    await commit(clients, Ledger(), "c0", "forgotten")
+    await commit(clients, ledger, "c0", "r0")
+    lines = await usage_differences(clients, ledger, [("a", "c0")])
+    assert any("per-contact: server 4 of 8, ledger 2 of 8" in line for line in lines)
+    assert any("missing: [1]" in line for line in ledger.gaps("a"))
 
 
 async def test_an_edition_that_was_lost_is_found(clients: Clients) -> None:

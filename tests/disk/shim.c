@@ -2,10 +2,10 @@
  *
  * Loaded by LD_PRELOAD. Looks only at what lies in the folder LIMITER_DISK_ROOT. Every call that
  * changes it or makes it durable is an operation: it is counted in the control file
- * (LIMITER_DISK_CONTROL, laid out as struct control and shared with whoever controls), it fails if
- * the control file says so, and if it succeeds it is appended to the log (LIMITER_DISK_LOG) as a
- * struct record, the names and the bytes. The log's order is the order of the calls: a lock is held
- * across each. Without a log or a control file that part is left out. */
+ * (LIMITER_DISK_CONTROL, laid out as struct control and shared with whoever controls), it fails or
+ * ends the program if the control file says so, and if it succeeds it is appended to the log
+ * (LIMITER_DISK_LOG) as a struct record, the names and the bytes. The log's order is the order of
+ * the calls: a lock is held across each. Without a log or a control file that part is left out. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -34,15 +35,18 @@ struct record {
 };
 
 struct control {
-    int64_t count;     /* operations so far */
+    int64_t count;     /* operations so far, on what `name` names */
     int64_t from;      /* the first operation that fails; 0 for none */
     int64_t until;     /* the first one after it that does not */
     int64_t error;     /* what they fail with */
     int64_t half;      /* whether half of a write is written before it fails */
     int64_t room;      /* bytes that files may grow to; 0 for any */
+    int64_t ending;    /* whether they end the program instead: BEFORE or AFTER they are done */
+    char name[64];     /* how the names begin that are looked at; empty for all */
 };
 
 enum { FILES_MAX = 4096 };
+enum { BEFORE = 1, AFTER };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char root[PATH_MAX];
@@ -93,17 +97,42 @@ static const char *name_of(int file) {
     return file >= 0 && file < FILES_MAX ? names[file] : NULL;
 }
 
-/* Counts an operation; whether it has to fail, with errno set. */
-static int fails(void) {
-    if (control == NULL) {
+/* As kill -9 does, at this very instruction. */
+static void end_program(void) {
+    kill(getpid(), SIGKILL);
+    pause();
+}
+
+/* Whether the operation just counted, on `name`, is one that the control file means. */
+static int is_meant(const char *name) {
+    return control != NULL && control->from && control->count >= control->from &&
+           control->count < control->until &&
+           strncmp(name, control->name, strnlen(control->name, sizeof control->name)) == 0;
+}
+
+/* Counts an operation on a file or folder; whether it has to fail, with errno set. Of a write half
+ * may have to be written before. */
+static int fails(const char *name, int is_write) {
+    if (control == NULL ||
+        strncmp(name, control->name, strnlen(control->name, sizeof control->name)) != 0) {
         return 0;
     }
     control->count += 1;
-    if (control->from && control->count >= control->from && control->count < control->until) {
-        errno = (int)control->error;
-        return 1;
+    if (!is_meant(name) || control->ending == AFTER) {
+        return 0;
     }
-    return 0;
+    if (control->ending == BEFORE && !(control->half && is_write)) {
+        end_program();
+    }
+    errno = (int)control->error;
+    return 1;
+}
+
+/* The operation that was counted last is done. */
+static void done(const char *name) {
+    if (control != NULL && control->ending == AFTER && is_meant(name)) {
+        end_program();
+    }
 }
 
 /* Whether a file has no room to grow to so many bytes, with errno set. */
@@ -168,8 +197,11 @@ static int open_real(int folder, const char *path, int flags, mode_t mode) {
     }
     pthread_mutex_lock(&lock);
     is_new = (flags & O_CREAT) && access(path, F_OK) != 0;
-    file = is_new && fails() ? -1 : REAL(openat)(folder, path, flags, mode);
+    file = is_new && fails(inside(path), 0) ? -1 : REAL(openat)(folder, path, flags, mode);
     opened(file, path, flags, is_new);
+    if (is_new) {
+        done(inside(path));
+    }
     pthread_mutex_unlock(&lock);
     return file;
 }
@@ -221,12 +253,15 @@ static ssize_t put(int file, const struct iovec *data, int count, off_t offset) 
     pthread_mutex_lock(&lock);
     name = name_of(file);
     at = offset >= 0 ? offset : lseek(file, 0, SEEK_CUR);
-    failed = fails() || full(file, (uint64_t)at + size);
+    failed = fails(name, 1) || full(file, (uint64_t)at + size);
     if (failed && control->half) {
         struct iovec half = {data[0].iov_base, data[0].iov_len / 2};
         int error = errno;
         if (pwritev(file, &half, 1, at) > 0) {
             record(WRITE, (uint32_t)durables[file], (uint64_t)at, name, "", &half, 1);
+        }
+        if (control->ending) {
+            end_program();
         }
         errno = error;
     }
@@ -239,6 +274,7 @@ static ssize_t put(int file, const struct iovec *data, int count, off_t offset) 
             lseek(file, at + written, SEEK_SET);
         }
         record(WRITE, (uint32_t)durables[file], (uint64_t)at, name, "", data, count);
+        done(name);
     }
     pthread_mutex_unlock(&lock);
     return written;
@@ -268,9 +304,10 @@ static int sync_with(int (*sync_real)(int), int file) {
         return sync_real(file);
     }
     pthread_mutex_lock(&lock);
-    result = fails() ? -1 : sync_real(file);
+    result = fails(names[file], 0) ? -1 : sync_real(file);
     if (result == 0) {
         record(SYNC, 0, 0, names[file], "", NULL, 0);
+        done(names[file]);
     }
     pthread_mutex_unlock(&lock);
     return result;
@@ -291,9 +328,11 @@ int fdatasync(int file) {
             return REAL(name)(file, size);                                       \
         }                                                                        \
         pthread_mutex_lock(&lock);                                               \
-        result = fails() || full(file, (uint64_t)size) ? -1 : REAL(name)(file, size); \
+        result = fails(names[file], 0) || full(file, (uint64_t)size)             \
+                     ? -1 : REAL(name)(file, size);                              \
         if (result == 0) {                                                       \
             record(TRUNCATE, 0, (uint64_t)size, names[file], "", NULL, 0);       \
+            done(names[file]);                                                   \
         }                                                                        \
         pthread_mutex_unlock(&lock);                                             \
         return result;                                                           \
@@ -309,9 +348,10 @@ TRUNCATE_FILE(ftruncate64)
             return call;                                              \
         }                                                             \
         pthread_mutex_lock(&lock);                                    \
-        result = fails() ? -1 : call;                                 \
+        result = fails(inside(path), 0) ? -1 : call;                  \
         if (result == 0) {                                            \
             record(kind, 0, 0, inside(path), other, NULL, 0);         \
+            done(inside(path));                                       \
         }                                                             \
         pthread_mutex_unlock(&lock);                                  \
         return result;                                                \

@@ -1,4 +1,5 @@
-"""The shim before the disk: compiled, loaded into a program, told when to fail, read back."""
+"""The shim before the disk: compiled, loaded into a program, told when to fail or to end it, read
+back."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ FAST_FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 # As in shim.c: struct record and struct control.
 _RECORD: Final = struct.Struct("=IIQIIQ")
-_CONTROL: Final = struct.Struct("=6q")
+_CONTROL: Final = struct.Struct("=7q64s")
+
+# Of a control's `ending`.
+_BEFORE: Final = 1
+_AFTER: Final = 2
 
 
 class Kind(enum.IntEnum):
@@ -94,24 +99,51 @@ class Control:
 
     @property
     def count(self) -> int:
-        """How many operations there have been since the last `fail` or `heal`."""
+        """How many operations there have been since the last order, on what it looks at."""
         return int(_CONTROL.unpack_from(self._memory)[0])
 
     def fail(
-        self, first: int, last: int | None = None, *, error: int = errno.EIO, half: bool = False
+        self,
+        first: int,
+        last: int | None = None,
+        *,
+        error: int = errno.EIO,
+        half: bool = False,
+        name: str = "",
     ) -> None:
         """Lets the operations from `first` (1 is the next one) to `last` fail, without a last one
-        all of them; with `half` a write gets half of its bytes onto the disk before."""
+        all of them; with `half` a write gets half of its bytes onto the disk before. Only those on
+        files and folders whose names begin with `name` are counted and fail."""
         until = 1 << 62 if last is None else last + 1
-        _CONTROL.pack_into(self._memory, 0, 0, first, until, error, half, 0)
+        self._order(first=first, until=until, error=error, half=half, name=name)
+
+    def end(self, place: int, *, after: bool = False, half: bool = False, name: str = "") -> None:
+        """Ends the program as kill -9 does: right before the operation `place` (1 is the next one)
+        on what begins with `name`, or right `after` it, or with `half` of it written."""
+        ending = _AFTER if after else _BEFORE
+        self._order(first=place, until=place + 1, half=half, ending=ending, name=name)
 
     def fill(self, room_bytes: int) -> None:
         """Lets no file grow beyond so many bytes."""
-        _CONTROL.pack_into(self._memory, 0, 0, 0, 0, 0, 0, room_bytes)
+        self._order(room=room_bytes)
 
-    def heal(self) -> None:
-        """Lets everything succeed."""
-        _CONTROL.pack_into(self._memory, 0, 0, 0, 0, 0, 0, 0)
+    def heal(self, *, name: str = "") -> None:
+        """Lets everything succeed, and counts what is done on what begins with `name`."""
+        self._order(name=name)
+
+    def _order(
+        self,
+        *,
+        first: int = 0,
+        until: int = 0,
+        error: int = 0,
+        half: bool = False,
+        room: int = 0,
+        ending: int = 0,
+        name: str = "",
+    ) -> None:
+        values = (0, first, until, error, half, room, ending, name.encode())
+        _CONTROL.pack_into(self._memory, 0, *values)
 
 
 def write_mark(log: int, number: int) -> None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import grpc
 
@@ -20,6 +20,7 @@ from limiter.v1 import (
     test_clock_service_pb2_grpc,
 )
 from tests.integration import transports
+from tests.integration.forking import Forked, Nursery
 
 # The first instant of the driven clocks: 2027-01-15T08:00:00Z.
 START_MS = 1_800_000_000_000
@@ -27,19 +28,13 @@ START_MS = 1_800_000_000_000
 # How long a slow machine may take to start or stop a server.
 PATIENCE_S = 60
 
-# Serves with the arguments' Config. A fault is one line on standard error and exit code 3.
+# Serves with the argument's settings.
 _PROGRAM = """
-import json, pathlib, sys
-from limiter import errors, server
-settings = json.loads(sys.argv[1])
-for name in {"data_dir", "tls_cert", "tls_key", "tls_client_ca"} & set(settings):
-    settings[name] = pathlib.Path(settings[name])
-try:
-    server.serve(server.Config(**settings))
-except errors.LimiterError as error:
-    print(f"{error.code} {error.reason}: {error.message}", file=sys.stderr)
-    sys.exit(3)
+import json, sys
+from tests.integration.forking import run
+sys.exit(run(json.loads(sys.argv[1])))
 """
+_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def filled(settings: dict[str, Any]) -> dict[str, Any]:
@@ -55,25 +50,26 @@ def filled(settings: dict[str, Any]) -> dict[str, Any]:
 class ServerProcess:
     """Starts a server and waits until it serves; `settings` are those of `server.Config`.
 
-    With a driven clock that starts at START_MS unless told otherwise. As a context manager it ends
-    with SIGTERM and checks that the exit code is 0, unless the server has ended before.
+    With a driven clock that starts at START_MS unless told otherwise; as a child of the nursery if
+    there is one. As a context manager it ends with SIGTERM and checks that the exit code is 0,
+    unless the server has ended before.
     """
 
-    def __init__(self, data_dir: Path, **settings: Any) -> None:
-        settings = filled(settings)
+    def __init__(self, data_dir: Path, nursery: Nursery | None = None, /, **settings: Any) -> None:
+        settings = {"data_dir": data_dir, **filled(settings)}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _PROGRAM,
-                json.dumps({"data_dir": data_dir, **settings}, default=str),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, "PYTHONWARNINGS": "error"},
-        )
+        self.process: subprocess.Popen[str] | Forked
+        if nursery is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, json.dumps(settings, default=str)],
+                cwd=_ROOT,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env={**os.environ, "PYTHONWARNINGS": "error"},
+            )
+        else:
+            self.process = nursery.start(settings, self._log)
         assert self.process.stdout is not None
         self.ready_line = self.process.stdout.readline()
         self._channel: grpc.Channel | None = None
