@@ -58,7 +58,7 @@ lint: $(built_dev) ## ruff, mypy, cython-lint and buf
 torture: $(built_dev) ## many more random examples, calls and bytes, and 10,000 crashes; takes long
 	HYPOTHESIS_PROFILE=torture $(pytest) --timeout 3600 -n $(WORKERS) tests/model
 	$(MAKE) crash LIMITER_CRASH_ROUNDS=10000
-	$(MAKE) disk LIMITER_POWER_STATES=1000000
+	$(MAKE) disk LIMITER_POWER_STATES=1000000 LIMITER_SERVER_IO_STEP=1
 	$(MAKE) holds-out LIMITER_CALLS=10000000 LIMITER_FUZZ_SECONDS=600
 
 .PHONY: crash
@@ -69,8 +69,11 @@ crash: $(built_dev) ## kills the server LIMITER_CRASH_ROUNDS (200) times under l
 .PHONY: disk
 disk: export LIMITER_POWER_STATES ?= 10000
 disk: export LIMITER_IO_STEP ?= 1
-disk: $(built_dev) ## the store on disks that lose power, fail and fill up
+disk: export LIMITER_SERVER_IO_STEP ?= 25
+disk: $(built_dev) ## the store, and whole servers, on disks that lose power, fail and fill up
 	$(pytest) -n 2 tests/disk
+	$(pytest) -n 2 tests/crash/test_faults.py
+	$(pytest) -n 2 tests/crash/test_full.py
 
 .PHONY: holds-out
 holds-out: export LIMITER_CALLS ?= 1000000

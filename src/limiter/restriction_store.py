@@ -41,6 +41,7 @@ from limiter.restriction_records import (
     restriction_of,
 )
 from limiter.sealing import Sealer
+from limiter.store import create_environment, environment_fault
 
 __all__ = ["Found", "Position", "RestrictionStore", "Wanted"]
 
@@ -134,7 +135,8 @@ class RestrictionStore:
         self._account_tag = lru_cache(4096)(self._tag)
         self._label_tag = lru_cache(4096)(self._short_tag)
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            if not path.exists():
+                create_environment(path, _META_KEY, self._pack_meta(_ALL_KNOWN, 0))
             self._env = lmdb.open(
                 str(path), map_size=quota_bytes, mode=0o600, max_dbs=0, max_spare_txns=4
             )
@@ -432,8 +434,12 @@ class RestrictionStore:
             )
         return known_up_to, number
 
-    def _unreadable(self, error: lmdb.Error) -> errors.DataLoss:
-        return _damaged(self._path, f"it cannot be read: {error}")
+    def _unreadable(self, error: lmdb.Error) -> errors.LimiterError:
+        message = f"the restrictions log {self._path} cannot be read: {error}"
+        fault = environment_fault(error, message, "RESTRICTIONS")
+        if isinstance(fault, errors.DataLoss):
+            return _damaged(self._path, f"it cannot be read: {error}")
+        return fault
 
 
 def _damaged(path: Path, what: str) -> errors.DataLoss:

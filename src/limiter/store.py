@@ -51,6 +51,8 @@ __all__ = [
     "LmdbJournal",
     "check_mark",
     "copy_environment",
+    "create_environment",
+    "environment_fault",
     "read_digest_key",
     "rename_folder",
     "replace_environment",
@@ -66,6 +68,10 @@ KEY_NAME: Final = "digest-key"
 
 # Room that a quota keeps for LMDB's own pages beside a group: a path through the tree, free pages.
 _QUOTA_MARGIN_BYTES: Final = 1024 * 1024
+
+# What has to fit into the quota besides for a journal to count as one that can be written: about
+# the largest group. One that stopped for a group would otherwise go on only to stop again.
+_GROUP_ROOM_BYTES: Final = 1024 * 1024
 
 # The meta record: magic, format version, shard, oldest kept sequence, mark of the digest key,
 # checksum of the rest.
@@ -290,11 +296,7 @@ class LmdbJournal:
     def append(self, shard: int, expected_sequence: int, record: bytes) -> None:
         """Makes `record` the group `expected_sequence` and returns once it is durable."""
         self._check_shard(shard)
-        if self.used_bytes + len(record) + _QUOTA_MARGIN_BYTES > self._quota_bytes:
-            raise errors.Unavailable(
-                "JOURNAL_UNAVAILABLE",
-                f"the journal {self._path} has reached its quota of {self._quota_bytes} bytes",
-            )
+        self._check_quota(len(record))
         try:
             with self._env.begin(write=True) as transaction:
                 tail = _tail(transaction)
@@ -305,9 +307,7 @@ class LmdbJournal:
                 if not transaction.put(_key(expected_sequence), record, append=True):
                     raise SequenceConflict(shard, expected_sequence, tail)
         except (OSError, lmdb.Error) as error:
-            raise errors.Unavailable(
-                "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be written: {error}"
-            ) from error
+            raise self._unwritten(error) from error
 
     def head(self, shard: int) -> int:
         """The sequence of the oldest group kept; the one after the tail when none is."""
@@ -372,14 +372,31 @@ class LmdbJournal:
         self._head = before
 
     def check_writable(self) -> None:
-        """Writes and syncs what is there already. Raises Unavailable if that is not possible."""
+        """Writes and syncs what is there already. Raises Unavailable if that is not possible, or
+        a large group could not be appended."""
+        self._check_quota(_GROUP_ROOM_BYTES)
         try:
             with self._env.begin(write=True) as transaction:
                 transaction.put(_META_KEY, _pack_meta(self._shard, self._head, self._mark))
         except (OSError, lmdb.Error) as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> errors.Unavailable:
+        """What to tell of a write that failed. A disk that is full can look like one that is broken
+        to LMDB, so it is said how full it is."""
+        message = f"the journal {self._path} cannot be written: {error}"
+        with contextlib.suppress(OSError):
+            free_bytes = shutil.disk_usage(self._path).free
+            if free_bytes < _QUOTA_MARGIN_BYTES:
+                message += f" (its disk has {free_bytes} bytes left)"
+        return errors.Unavailable("JOURNAL_UNAVAILABLE", message)
+
+    def _check_quota(self, record_bytes: int) -> None:
+        if self.used_bytes + record_bytes + _QUOTA_MARGIN_BYTES > self._quota_bytes:
             raise errors.Unavailable(
-                "JOURNAL_UNAVAILABLE", f"the journal {self._path} cannot be written: {error}"
-            ) from error
+                "JOURNAL_UNAVAILABLE",
+                f"the journal {self._path} has reached its quota of {self._quota_bytes} bytes",
+            )
 
     def close(self) -> None:
         """Closes the environment. Idempotent. Nothing may be reading or appending."""
@@ -407,22 +424,9 @@ class LmdbJournal:
         return records
 
     def _create(self) -> None:
-        """Makes an empty journal, which is there under its name once all of it is on disk.
-
-        LMDB writes a new file in place: cut off there, it could never be opened again.
-        """
-        draft = self._path.with_name(f"{self._path.name}.new")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
-        environment = _open_environment(draft)
-        try:
-            with environment.begin(write=True) as transaction:
-                meta = _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK)
-                transaction.put(_META_KEY, meta)
-        finally:
-            environment.close()
-        _sync_folder(draft)
-        rename_folder(draft, self._path)
+        """Makes an empty journal."""
+        meta = _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK)
+        create_environment(self._path, _META_KEY, meta)
 
     def _fill_file(self) -> None:
         """Makes the file as long as its own record says it is.
@@ -489,14 +493,38 @@ class LmdbJournal:
 
     def _fault(self, error: Exception, what: str) -> errors.LimiterError:
         """What LMDB or the file system says, as one of ours."""
-        message = f"the journal {self._path} {what}: {error}"
-        # A plain Error is what the operating system said: an input or output error, no memory, …
-        unusable = OSError | lmdb.LockError | lmdb.ReadonlyError | lmdb.DiskError
-        if isinstance(error, unusable) or type(error) is lmdb.Error:
-            return errors.FailedPrecondition("DATA_FOLDER_UNUSABLE", message)
-        if isinstance(error, lmdb.VersionMismatchError):
-            return errors.FailedPrecondition("JOURNAL_FORMAT", message)
-        return errors.DataLoss("JOURNAL_CORRUPT", message)
+        return environment_fault(error, f"the journal {self._path} {what}: {error}", "JOURNAL")
+
+
+def environment_fault(error: Exception, message: str, store: str) -> errors.LimiterError:
+    """What LMDB or the file system says of an environment, as one of ours: what the operating
+    system refuses is no damage. The reason begins with the `store`'s name."""
+    # A plain Error is what the operating system said: an input or output error, no memory, …
+    unusable = OSError | lmdb.LockError | lmdb.ReadonlyError | lmdb.DiskError
+    if isinstance(error, unusable) or type(error) is lmdb.Error:
+        return errors.FailedPrecondition("DATA_FOLDER_UNUSABLE", message)
+    # A write has failed, and since then LMDB refuses to read too, until it is opened again.
+    if isinstance(error, lmdb.PanicError):
+        return errors.Unavailable(f"{store}_UNAVAILABLE", message)
+    if isinstance(error, lmdb.VersionMismatchError):
+        return errors.FailedPrecondition(f"{store}_FORMAT", message)
+    return errors.DataLoss(f"{store}_CORRUPT", message)
+
+
+def create_environment(path: Path, key: bytes, value: bytes) -> None:
+    """Makes an environment that holds one record, which is there under its name once all of it is
+    on disk. LMDB writes a new file in place: cut off there, it could never be opened again."""
+    draft = path.with_name(f"{path.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    environment = _open_environment(draft)
+    try:
+        with environment.begin(write=True) as transaction:
+            transaction.put(key, value)
+    finally:
+        environment.close()
+    _sync_folder(draft)
+    rename_folder(draft, path)
 
 
 def copy_environment(source: Path, target: Path) -> None:

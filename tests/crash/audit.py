@@ -14,10 +14,11 @@ import grpc
 
 from limiter.v1 import attempt_pb2, decision_pb2, decision_service_pb2
 from tests.crash.ledger import ALLOWED, DENIED, Batch, Ledger, Send
-from tests.crash.load import Clients, Load, policy
+from tests.crash.load import CONTACTS, Clients, Load, policy
 from tests.integration.process import PATIENCE_S
 
 __all__ = [
+    "audited",
     "probe_denied",
     "repeat_acknowledged",
     "repeat_cancelled",
@@ -27,6 +28,21 @@ __all__ = [
 
 # Calls under way at once.
 _WINDOW: Final = 32
+
+# How many of the cancelled and of the denied are tried once more.
+_SAMPLE: Final = 20
+
+
+async def audited(clients: Clients, load: Load, ledger: Ledger, rng: random.Random) -> str:
+    """Asks for everything that has no answer and compares everything; returns what is wrong."""
+    await load.retry_unknown()
+    assert not ledger.unknown()
+    await verify_edition(clients, ledger)
+    await repeat_acknowledged(clients, load, ledger, ledger.acknowledged())
+    await repeat_cancelled(clients, load, ledger, rng, _SAMPLE)
+    await probe_denied(clients, ledger, rng, _SAMPLE)
+    keys = [(account, contact) for account in ledger.accounts for contact in CONTACTS]
+    return "\n".join(ledger.faults + await usage_differences(clients, ledger, keys))
 
 
 async def verify_edition(clients: Clients, ledger: Ledger) -> None:

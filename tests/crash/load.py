@@ -10,12 +10,13 @@ import asyncio
 import itertools
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from limiter.v1 import (
     attempt_pb2,
@@ -108,6 +109,7 @@ class Clients:
         stubs = [decision_service_pb2_grpc.DecisionServiceStub(each) for each in channels]
         self._stubs = itertools.cycle(stubs)
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(channels[0])
+        self._health: Any = health_pb2_grpc.HealthStub(channels[0])
 
     @property
     def decisions(self) -> decision_service_pb2_grpc.DecisionServiceAsyncStub:
@@ -121,6 +123,12 @@ class Clients:
             policies=[policy(0)], assignments=[assignment]
         )
         await self.policies.ApplyPolicies(request, timeout=PATIENCE_S)
+
+    async def is_serving(self) -> bool:
+        """What health says."""
+        request = health_pb2.HealthCheckRequest()
+        reply = await self._health.Check(request, timeout=PATIENCE_S)
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def current_policy(self) -> policy_pb2.Policy:
         request = policy_service_pb2.GetPolicyRequest(name=_POLICY)
@@ -173,24 +181,32 @@ class Load:
         self._accounts = accounts
         self._numbers = itertools.count()
         self._answers = asyncio.Semaphore(0)
-        # From then on it may be gone at any moment.
+        # From then on the server may be gone, or out of service, at any moment.
         self._is_doomed = False
+        self._was_gone = False
+        # Clients send nothing new any more.
+        self._has_enough = False
 
     async def run_until_dead(self, server: ServerProcess, death: Death, ending: Ending) -> bool:
         """Sends from all clients until the server has died; returns whether it was at the operation
         that was meant, if one was."""
-        clients: list[Coroutine[Any, Any, None]] = []
-        clients += [self._send_singles() for _ in range(_UNARY_CLIENTS)]
-        clients += [self._send_streams() for _ in range(_STREAM_CLIENTS)]
-        clients += [self._send_batches() for _ in range(_BATCH_CLIENTS)]
-        clients.append(self._edit_policy())
-        async with self._running(clients):
+        async with self._running(self._sending()):
             for _ in range(death.answer_count):
                 await self._answers.acquire()
             if death.place:
                 return await self._await_death(server, death, ending)
             await self._kill(server, death.delay_s)
         return False
+
+    async def run_while(self, goes_on: Callable[[], bool]) -> bool:
+        """Sends from all clients while `goes_on` says so and the server is in service. Returns
+        whether it went out of service, as far as the clients have seen."""
+        self._is_doomed = True
+        async with self._running(self._sending()):
+            while goes_on() and not self._was_gone:  # noqa: ASYNC110 - it looks from outside
+                await asyncio.sleep(_LOOK_S)
+            self._has_enough = True
+        return self._was_gone
 
     async def retry_until_killed(
         self, server: ServerProcess, delay_s: float, *, is_doomed: bool = False
@@ -236,6 +252,14 @@ class Load:
             confirmed = await stub.Confirm(confirm, timeout=PATIENCE_S)
             self._ledger.settle_undoing(undoing, confirmed.commitment.state)
 
+    def _sending(self) -> list[Coroutine[Any, Any, None]]:
+        """All clients that send something new."""
+        clients: list[Coroutine[Any, Any, None]] = []
+        clients += [self._send_singles() for _ in range(_UNARY_CLIENTS)]
+        clients += [self._send_streams() for _ in range(_STREAM_CLIENTS)]
+        clients += [self._send_batches() for _ in range(_BATCH_CLIENTS)]
+        return [*clients, self._edit_policy()]
+
     def _retrying(self) -> list[Coroutine[Any, Any, None]]:
         """A few clients that share what is unknown."""
         entries = self._ledger.unknown()
@@ -280,10 +304,12 @@ class Load:
         except grpc.aio.AioRpcError as error:
             if not self._is_doomed or not _says_gone(error):
                 raise
+            self._was_gone = True
         except asyncio.InvalidStateError:
             # What a stream says that has ended before it was written to.
             if not self._is_doomed:
                 raise
+            self._was_gone = True
 
     def _draw(self, account: str, message_count: int, *, with_id: bool = True) -> Send:
         request_id = f"r{self._round_number}-{next(self._numbers)}" if with_id else ""
@@ -315,7 +341,7 @@ class Load:
         return batch
 
     async def _send_singles(self) -> None:
-        while True:
+        while not self._has_enough:
             send = self._draw_single()
             if self._rng.random() < 0.1:
                 await self._ask_twice(send)
@@ -342,13 +368,13 @@ class Load:
         raise next(reply for reply in replies if isinstance(reply, BaseException))
 
     async def _send_batches(self) -> None:
-        while True:
+        while not self._has_enough:
             await self.ask(self._draw_batch())
 
     async def _send_streams(self) -> None:
         stream = self._clients.decisions.CommitStream(timeout=PATIENCE_S)
         open_sends: deque[Send] = deque()
-        while True:
+        while not self._has_enough:
             window = self._rng.randint(1, _STREAM_WINDOW)
             while len(open_sends) < window:
                 open_sends.append(self._draw_single())
@@ -357,10 +383,11 @@ class Load:
             assert isinstance(reply, decision_service_pb2.CommitResponse), "the stream ended"
             self._ledger.settle(open_sends.popleft(), reply)
             self._answers.release()
+        stream.cancel()
 
     async def _edit_policy(self) -> None:
         ledger = self._ledger
-        while True:
+        while not self._has_enough:
             ledger.edition_asked += 1
             request = policy_service_pb2.UpdatePolicyRequest(policy=policy(ledger.edition_asked))
             request.update_mask.paths.extend(("display_name", "limits"))

@@ -31,9 +31,6 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 # Settings are a few flags.
 _REQUEST_BYTES_MAX: Final = 65_536
 
-# A process id and an exit code, as text in a line each.
-_LINE_BYTES_MAX: Final = 32
-
 _PATHS: Final = {"data_dir", "tls_cert", "tls_key", "tls_client_ca"}
 
 
@@ -89,7 +86,8 @@ class Forked:
     def _line(self) -> str:
         line = b""
         while not line.endswith(b"\n"):
-            part = self._news.recv(_LINE_BYTES_MAX)
+            # No more than the line: the next one is asked for when it has come.
+            part = self._news.recv(1)
             assert part, "whoever waits for the server is gone"
             line += part
         return line.decode()

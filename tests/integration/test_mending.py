@@ -186,7 +186,7 @@ async def test_it_stops_while_it_is_out_of_service(tmp_path: Path, disk: Disk) -
 
 
 async def test_a_full_quota_is_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
-    async with serving(tmp_path / "data", journal_bytes_max=1_500_000) as inside:
+    async with serving(tmp_path / "data", journal_bytes_max=3_000_000) as inside:
 
         async def fill() -> None:
             for number in range(10_000):
@@ -198,5 +198,5 @@ async def test_a_full_quota_is_a_journal_that_cannot_be_written(tmp_path: Path) 
 
         seen = await fault(fill())
         assert seen.code is grpc.StatusCode.UNAVAILABLE
-        assert "quota of 1500000 bytes" in seen.message
+        assert "quota of 3000000 bytes" in seen.message
         await until(inside, NOT_SERVING)

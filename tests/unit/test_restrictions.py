@@ -194,6 +194,42 @@ class TestStore:
             RestrictionStore(tmp_path / "store", bytes(32))
         assert caught.value.reason == "RESTRICTIONS_KEY_FOREIGN"
 
+    @pytest.mark.parametrize(
+        ("fault", "code", "reason"),
+        [
+            (lmdb.Error("mdb_txn_commit", 5), errors.FailedPrecondition, "DATA_FOLDER_UNUSABLE"),
+            (lmdb.PanicError("", -30795), errors.Unavailable, "RESTRICTIONS_UNAVAILABLE"),
+            (lmdb.CorruptedError("", -30796), errors.DataLoss, "RESTRICTIONS_CORRUPT"),
+        ],
+    )
+    def test_a_disk_that_fails_is_no_damage(
+        self,
+        fault: lmdb.Error,
+        code: type[errors.LimiterError],
+        reason: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        store = RestrictionStore(tmp_path / "store", FOLDER_KEY)
+        environment = store._env
+
+        class Failing:
+            def begin(self, **_: bool) -> object:
+                raise fault
+
+        monkeypatch.setattr(store, "_env", Failing())
+        with pytest.raises(code) as caught:
+            store.find(Wanted(account="ann"), None, 1)
+        assert caught.value.reason == reason
+        environment.close()
+
+    def test_one_that_was_not_made_to_the_end_is_made_anew(self, tmp_path: Path) -> None:
+        draft = tmp_path / "store.new"
+        draft.mkdir()
+        (draft / "data.mdb").write_bytes(b"half")
+        RestrictionStore(tmp_path / "store", FOLDER_KEY).close()
+        assert not draft.exists()
+
     def test_a_folder_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "store").write_text("no folder")
         with pytest.raises(errors.FailedPrecondition, match="cannot be opened"):

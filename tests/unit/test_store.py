@@ -279,6 +279,33 @@ class TestLmdbJournal:
         assert journal.used_bytes <= journal.quota_bytes
         journal.close()
 
+    def test_it_cannot_be_written_without_room_for_a_group(self, tmp_path: Path) -> None:
+        journal = LmdbJournal(tmp_path / "journal", quota_bytes=3 * 1024 * 1024)
+        journal.check_writable()
+        journal.append(0, 1, bytes(1_100_000))
+        # A small group would fit still.
+        with pytest.raises(errors.Unavailable, match="quota of 3145728 bytes"):
+            journal.check_writable()
+        journal.append(0, 2, b"small")
+        journal.close()
+
+    def test_after_a_write_that_failed_reading_is_unavailable(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = LmdbJournal(tmp_path / "journal")
+        journal.append(0, 1, b"record")
+        environment = journal._env
+
+        class Panicking:
+            def begin(self, **_: bool) -> object:
+                raise lmdb.PanicError("mdb_txn_begin", -30795)
+
+        monkeypatch.setattr(journal, "_env", Panicking())
+        with pytest.raises(errors.Unavailable, match="cannot be read at group 1") as caught:
+            journal.peek(0, 1, bytes)
+        assert caught.value.reason == "JOURNAL_UNAVAILABLE"
+        environment.close()
+
     def test_a_write_that_fails_is_unavailable(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,0 +1,64 @@
+"""Any write, sync or truncation of a whole server fails, or its disk is full: nothing acknowledged
+is missing, nothing is there twice after a retry, and the server serves again when the disk does.
+
+LIMITER_SERVER_IO_STEP says how many of the faults are tried: one of so many (default 67).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.crash.crashes import told
+from tests.crash.faults import Fault, Faults
+from tests.disk.shim import FAST_FOLDER, Control, compile_shim, environment
+from tests.integration.forking import Nursery
+
+STEP: Final = int(os.environ.get("LIMITER_SERVER_IO_STEP", "67"))
+
+# Of a server's life, from its start in a new folder on.
+_OPERATIONS: Final = 200
+
+# The faults of a disk, at each operation.
+FAULTS: Final = [
+    fault
+    for place in range(1, _OPERATIONS + 1)
+    for fault in (
+        Fault(place, errno.EIO),
+        Fault(place, errno.EIO, half=True),
+        Fault(place, errno.ENOSPC, length=3),
+        Fault(place, errno.EIO, length=None),
+        Fault(place, errno.ENOSPC, half=True, length=None),
+    )
+]
+
+# Tests of their own, which can run side by side.
+_LANES: Final = 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("lane", range(_LANES))
+async def test_no_fault_of_a_servers_disk_loses_what_was_acknowledged(
+    tmp_path: Path, rng: random.Random, lane: int, tell: Callable[[str], None]
+) -> None:
+    control_path = tmp_path / "control"
+    control = Control(control_path)
+    shim = compile_shim(tmp_path)
+    with tempfile.TemporaryDirectory(dir=FAST_FOLDER) as root:
+        disk = environment(shim, Path(root), control=control_path)
+        with Nursery(disk) as nursery:
+            lives = Faults(Path(root), nursery, control, rng)
+            chosen = FAULTS[rng.randrange(STEP) :: STEP] if STEP > 1 else FAULTS
+            for fault in chosen[lane::_LANES]:
+                print(fault)
+                await lives.live(fault)
+    tell(f"a server's disk fails: {told(lives.counts)}")
+    assert lives.counts["out of service"] > 0
