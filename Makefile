@@ -57,9 +57,15 @@ lint: $(built_dev) ## ruff, mypy, cython-lint and buf
 .PHONY: torture
 torture: $(built_dev) ## many more random examples, calls and bytes, and 10,000 crashes; takes long
 	HYPOTHESIS_PROFILE=torture $(pytest) --timeout 3600 -n $(WORKERS) tests/model
+	$(MAKE) histories LIMITER_HISTORIES=1000000
 	$(MAKE) crash LIMITER_CRASH_ROUNDS=10000
 	$(MAKE) disk LIMITER_POWER_STATES=1000000 LIMITER_SERVER_IO_STEP=1
 	$(MAKE) holds-out LIMITER_CALLS=10000000 LIMITER_FUZZ_SECONDS=600
+
+.PHONY: histories
+histories: export LIMITER_HISTORIES ?= 5000
+histories: $(built_dev) ## LIMITER_HISTORIES (5000) simulated servers, whose disks and clocks fail
+	$(pytest) -n 2 tests/simulation/test_histories.py
 
 .PHONY: crash
 crash: export LIMITER_CRASH_ROUNDS ?= 200

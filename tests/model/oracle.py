@@ -197,18 +197,20 @@ class Oracle:
         opted_out = self.has_opted_out(attempt)
         if terms.recorded:
             at_ms = now_ms if terms.event_ms is None else terms.event_ms
-            exact, late = (
-                record(standings, at_ms, now_ms, no_policy, late) for late in (False, True)
-            )
+            readings = [
+                record(standings, at_ms, now_ms, no_policy, late) for late in readings_of(standings)
+            ]
             if opted_out:
-                exact.reason = late.reason = OPTED_OUT
+                for reading in readings:
+                    reading.reason = OPTED_OUT
         elif opted_out:
-            exact, late = (bar(standings, now_ms, late) for late in (False, True))
+            readings = [bar(standings, now_ms, late) for late in readings_of(standings)]
         else:
-            exact, late = (
-                decide(standings, now_ms, no_policy, late, terms.lapse_ms) for late in (False, True)
-            )
-        return Verdict(exact, late, standings)
+            readings = [
+                decide(standings, now_ms, no_policy, late, terms.lapse_ms)
+                for late in readings_of(standings)
+            ]
+        return Verdict(readings[0], readings[-1], standings)
 
     def has_opted_out(self, attempt: Attempt) -> bool:
         """Whether the attempt is to somebody who has opted out, and in no category that may go to
@@ -570,6 +572,17 @@ class Oracle:
 
 
 # --------------------------------------------------------------------------- helpers
+
+
+def readings_of(standings: Sequence[Standing]) -> Sequence[bool]:
+    """The readings that may differ, the exact one first: there is another one only where something
+    may leave late."""
+    has_leeway = any(
+        entry.late_exit_ms != entry.exit_ms
+        for standing in standings
+        for entry in standing.entries or ()
+    )
+    return (False, True) if has_leeway else (False,)
 
 
 def clock_standing(limit: Limit, attempt: Attempt, missing: bool, now_ms: int) -> Standing:
