@@ -288,7 +288,7 @@ cdef class Accounts:
                 former = <object>account.binding
             binding.attach(&self.keys)
             fresh = <KindState*>calloc(
-                binding.kind_count + account.inline_count + 1, sizeof(KindState)
+                max(binding.kind_count + account.inline_count, 1), sizeof(KindState)
             )
             if fresh == NULL:
                 raise MemoryError

@@ -28,7 +28,7 @@ cdef struct KindState:
     Counter single             # of a kind without dimensions
     KeyedCounter* keyed        # owned; open addressing
     uint32_t keyed_size
-    uint32_t keyed_capacity    # power of two
+    uint32_t keyed_capacity    # places; at most three quarters of them are taken
     int64_t since_ms           # everything from here on is counted; 0 = all there ever was
     uint64_t after_position    # commits up to this position are not counted (yet)
     int64_t edge_ms            # while building: no event up to this instant is of interest

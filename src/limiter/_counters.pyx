@@ -46,6 +46,10 @@ from limiter._types cimport (
 )
 
 
+cdef enum:
+    KEYED_FIRST = 4            # places of a table
+
+
 cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil:
     if kind.measure == MEASURE_MESSAGES:
         messages_free(&counter.messages)
@@ -128,11 +132,12 @@ cdef bint key_of(const KindRules* kind, const Subject* subject, CounterKey* key)
 
 
 cdef inline uint32_t first_place(const KindState* state, const CounterKey* key) noexcept nogil:
-    # Where a search for the key begins. Multiplicative hashing: the keys are small integers.
+    # Where a search for the key begins. Multiplicative hashing: the keys are small integers, and
+    # the upper bits are the ones that are mixed well.
     cdef uint64_t mixed = (key.low ^ (key.high * <uint64_t>0xC2B2AE3D27D4EB4F)) * (
         <uint64_t>0x9E3779B97F4A7C15
     )
-    return <uint32_t>(mixed >> 32) & (state.keyed_capacity - 1)
+    return <uint32_t>(((mixed >> 32) * state.keyed_capacity) >> 32)
 
 
 cdef inline uint32_t place_of(const KindState* state, const CounterKey* key) noexcept nogil:
@@ -141,7 +146,9 @@ cdef inline uint32_t place_of(const KindState* state, const CounterKey* key) noe
     while not is_free(&state.keyed[place]) and not (
         state.keyed[place].key.low == key.low and state.keyed[place].key.high == key.high
     ):
-        place = (place + 1) & (state.keyed_capacity - 1)
+        place += 1
+        if place == state.keyed_capacity:
+            place = 0
     return place
 
 
@@ -194,19 +201,18 @@ cdef int expire(KindState* state, Counter* counter, int64_t now_ms) except -1 no
 
 
 cdef int grow(KindState* state, int64_t now_ms) except -1 nogil:
-    # Room for more: drops what has run empty, then doubles if that was not half of it.
+    # Room for more: drops what has run empty, then makes half of the table free.
     cdef KeyedCounter* old = state.keyed
     cdef uint32_t old_capacity = state.keyed_capacity
     cdef uint32_t size = 0
-    cdef uint32_t capacity = 4
+    cdef uint32_t capacity
     cdef uint32_t i
     cdef KeyedCounter* rows
     for i in range(old_capacity):
         if not is_free(&old[i]):
             expire(state, &old[i].counter, now_ms)
             size += not is_empty(state.kind, &old[i].counter)
-    while capacity < 2 * (size + 1):
-        capacity *= 2
+    capacity = max(2 * (size + 1), <uint32_t>KEYED_FIRST)
     rows = <KeyedCounter*>calloc(capacity, sizeof(KeyedCounter))
     if rows == NULL:
         with gil:

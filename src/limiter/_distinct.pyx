@@ -26,6 +26,7 @@ from limiter._calendar cimport WindowRules, unit_bounds, window_exit_ms, window_
 from limiter._index cimport NO_INDEX
 from limiter._messages cimport NEVER_MS
 from limiter._prefetch cimport prefetch
+from limiter._room cimport more_room
 
 # Above SPARSE_MAX members the dense form is cheaper; below SPARSE_BACK the sparse one is again.
 cdef uint32_t SPARSE_MAX = bounds.DISTINCT_SPARSE_MAX
@@ -35,6 +36,11 @@ cdef uint32_t SWEEP_SLACK = 1024
 
 cdef enum:
     INDICES_PER_LINE = 16      # in one line of the cache
+
+    # Such numbers of members, and of indices, leave nothing of the pieces that malloc gives.
+    MEMBERS_FIRST = 2
+    INDICES_FIRST = 6
+    MEMBERS_STEP = 4
 
 
 # ---------------------------------------------------------------- sparse form
@@ -65,7 +71,9 @@ cdef void sparse_remove(DistinctCounter* counter, uint32_t position, uint32_t co
 
 cdef int sparse_grow(DistinctCounter* counter) except -1 nogil:
     # One block for both arrays: instants first, indices behind them.
-    cdef uint32_t capacity = counter.capacity + (counter.capacity >> 1) if counter.capacity else 4
+    cdef uint32_t capacity = (
+        more_room(counter.capacity, MEMBERS_STEP) if counter.capacity else <uint32_t>MEMBERS_FIRST
+    )
     cdef int64_t* block = <int64_t*>malloc(capacity * (sizeof(int64_t) + sizeof(uint32_t)))
     cdef uint32_t* indices
     cdef uint32_t i
@@ -224,6 +232,17 @@ cdef inline Bucket* bucket_at(const DenseSet* dense, uint32_t position) noexcept
     return &dense.buckets[(dense.bucket_head + position) & (dense.bucket_capacity - 1)]
 
 
+cdef void bucket_trim(Bucket* bucket) noexcept nogil:
+    # Gives back the room of a bucket to which little will be added. Without memory for a smaller
+    # one it keeps the one that it has.
+    cdef uint32_t* indices
+    if bucket.size and bucket.size < bucket.capacity:
+        indices = <uint32_t*>realloc(bucket.indices, bucket.size * sizeof(uint32_t))
+        if indices != NULL:
+            bucket.indices = indices
+            bucket.capacity = bucket.size
+
+
 cdef Bucket* bucket_open(
     DenseSet* dense, WindowRules* window, int64_t at_ms
 ) except NULL nogil:
@@ -241,6 +260,8 @@ cdef Bucket* bucket_open(
         if at_ms >= bucket.start_ms:
             return bucket
         position -= 1
+    if position and position == dense.bucket_count:
+        bucket_trim(bucket_at(dense, position - 1))
     if dense.bucket_count == dense.bucket_capacity:
         capacity = dense.bucket_capacity * 2 if dense.bucket_capacity else 8
         buckets = <Bucket*>malloc(capacity * sizeof(Bucket))
@@ -273,7 +294,11 @@ cdef int bucket_list(DenseSet* dense, Bucket* bucket, uint32_t index) except -1 
     cdef uint32_t capacity
     cdef uint32_t* indices
     if bucket.size == bucket.capacity:
-        capacity = bucket.capacity + (bucket.capacity >> 1) if bucket.capacity else 4
+        capacity = (
+            more_room(bucket.capacity, MEMBERS_STEP)
+            if bucket.capacity
+            else <uint32_t>INDICES_FIRST
+        )
         indices = <uint32_t*>realloc(bucket.indices, capacity * sizeof(uint32_t))
         if indices == NULL:
             with gil:
@@ -315,6 +340,10 @@ cdef int bucket_to_heap(DenseSet* dense) except -1 nogil:
     cdef Bucket* bucket = bucket_at(dense, 0)
     cdef uint32_t i
     bucket_clean(dense, bucket)
+    if dense.heap_capacity > 2 * bucket.size:
+        free(dense.heap)
+        dense.heap = NULL
+        dense.heap_capacity = 0
     heap_reserve(dense, bucket.size)
     for i in range(bucket.size):
         dense.heap[i].index = bucket.indices[i]
@@ -348,13 +377,13 @@ cdef inline void clear_member(
 
 
 cdef int dense_reserve(DenseSet* dense, uint32_t index) except -1 nogil:
-    # Room for `index`, by half as much again.
+    # Room for `index`, and some more.
     cdef uint32_t universe
     cdef int64_t* latest
     cdef uint64_t* members
     if index < dense.universe:
         return 0
-    universe = ((index + 1 + (index >> 1)) + 63) & ~(<uint32_t>63)
+    universe = (more_room(index + 1, 1) + 63) & ~(<uint32_t>63)
     latest = <int64_t*>realloc(dense.latest_ms, universe * sizeof(int64_t))
     if latest == NULL:
         with gil:

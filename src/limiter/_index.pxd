@@ -1,6 +1,6 @@
 # Dense numbering of digests: the first one met is 0, the next 1, and so on, inside one account.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from limiter._siphash cimport Digest
 
@@ -14,13 +14,15 @@ cdef struct IndexRow:
 
 cdef struct DenseIndex:
     IndexRow* rows             # owned; [index]
-    uint32_t* slots            # owned; open addressing, index + 1, 0 = free
+    uint8_t* slots             # owned; open addressing, index + 1, 0 = free, slot_bytes each
     uint32_t size              # digests numbered so far
     uint32_t capacity          # room in rows
     uint32_t slot_count        # power of two, 0 before the first insertion
+    uint32_t slot_bytes        # as few as hold the number of any slot
 
 cdef void index_free(DenseIndex* index) noexcept nogil
 cdef void index_prefetch(const DenseIndex* index, const Digest* digest) noexcept nogil
 cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept nogil
+cdef int index_reserve(DenseIndex* index, uint32_t count) except -1 nogil
 cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil
 cdef void index_remove_last(DenseIndex* index) noexcept nogil

@@ -1,6 +1,6 @@
 # The messages counted under one key of one MESSAGES counter.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from limiter._calendar cimport WindowRules
 
@@ -12,11 +12,12 @@ cdef struct Entry:
     int64_t count              # messages
 
 cdef struct Ring:
-    # A queue of entries in time order.
+    # A queue of entries in time order. There are fewer than 2 ** 15: none but the exact ones, or
+    # one for each part of a window.
     Entry* entries             # owned
-    uint32_t head              # where the oldest entry lies
-    uint32_t size
-    uint32_t capacity          # power of two, 0 before the first push
+    uint16_t head              # where the oldest entry lies
+    uint16_t size
+    uint16_t capacity          # power of two, 0 before the first push
 
 cdef struct MessageCounter:
     int64_t used               # messages in both rings

@@ -22,6 +22,9 @@ from limiter._calendar cimport WindowRules, unit_start_ms, window_exit_ms, windo
 
 cdef uint32_t EXACT_INSTANTS = bounds.EXACT_INSTANTS
 
+cdef enum:
+    RING_MAX = 1 << 15         # places of a ring
+
 
 cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil:
     cdef uint32_t capacity
@@ -29,6 +32,9 @@ cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil:
     cdef Entry* entries
     if ring.size == ring.capacity:
         capacity = ring.capacity * 2 if ring.capacity else 1
+        if capacity > RING_MAX:
+            with gil:
+                raise OverflowError("a window has more parts than bounds allow")
         entries = <Entry*>malloc(capacity * sizeof(Entry))
         if entries == NULL:
             with gil:

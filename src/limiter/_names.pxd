@@ -6,12 +6,19 @@ from limiter._types cimport Slice
 
 cdef struct NameRow:
     uint64_t hash
-    uint8_t* text              # owned
+    uint8_t* text              # borrowed from the table's texts
     uint32_t size              # bytes
+
+cdef struct Texts:
+    # The head of a piece of memory in which names' texts lie behind it, one after the other.
+    Texts* former              # owned; the one that was filled before
+    uint32_t used              # bytes
+    uint32_t capacity
 
 cdef struct NameTable:
     NameRow* rows              # owned; row of id is rows[id - 1]
     uint32_t* slots            # owned; open addressing, id, 0 = free
+    Texts* texts               # owned; the one that is being filled
     uint32_t size
     uint32_t capacity
     uint32_t slot_count        # power of two

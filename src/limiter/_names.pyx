@@ -12,15 +12,26 @@ from libc.string cimport memcmp, memcpy
 from limiter import bounds
 from limiter.errors import ResourceExhausted
 from limiter._prefetch cimport prefetch
+from limiter._room cimport more_room
 from limiter._types cimport Slice
 
 cdef uint32_t NAMES_MAX = bounds.NAMES_MAX
 
+cdef enum:
+    ROWS_STEP = 64
+    SLOTS_FIRST = 128
+
+    # Of a piece of texts: the first one of a table, and the largest.
+    TEXTS_BYTES_FIRST = 1 << 8
+    TEXTS_BYTES = 1 << 16
+
 
 cdef void names_free(NameTable* table) noexcept nogil:
-    cdef uint32_t i
-    for i in range(table.size):
-        free(table.rows[i].text)
+    cdef Texts* texts
+    while table.texts != NULL:
+        texts = table.texts
+        table.texts = texts.former
+        free(texts)
     free(table.rows)
     free(table.slots)
 
@@ -50,35 +61,62 @@ cdef uint32_t names_find(const NameTable* table, Slice text, uint64_t hash) noex
     return 0
 
 
-cdef int grow(NameTable* table) except -1 nogil:
-    cdef uint32_t capacity = table.capacity * 2 if table.capacity else 64
-    cdef uint32_t slot_count = capacity * 2
-    cdef uint32_t i
-    cdef uint32_t slot
+cdef inline uint32_t free_slot(const NameTable* table, uint64_t hash) noexcept nogil:
+    # Where a name goes that has no slot yet.
+    cdef uint32_t slot = <uint32_t>hash & (table.slot_count - 1)
+    while table.slots[slot]:
+        slot = (slot + 1) & (table.slot_count - 1)
+    return slot
+
+
+cdef int grow_slots(NameTable* table) except -1 nogil:
+    # Doubles the slots, so that they are never more than three quarters full.
+    cdef uint32_t slot_count = table.slot_count * 2 if table.slot_count else SLOTS_FIRST
     cdef uint32_t* slots = <uint32_t*>calloc(slot_count, sizeof(uint32_t))
-    cdef NameRow* rows = <NameRow*>realloc(table.rows, capacity * sizeof(NameRow))
-    if rows != NULL:
-        table.rows = rows
-    if rows == NULL or slots == NULL:
-        free(slots)
+    cdef uint32_t i
+    if slots == NULL:
         with gil:
             raise MemoryError
-    for i in range(table.size):
-        slot = <uint32_t>rows[i].hash & (slot_count - 1)
-        while slots[slot]:
-            slot = (slot + 1) & (slot_count - 1)
-        slots[slot] = i + 1
     free(table.slots)
     table.slots = slots
     table.slot_count = slot_count
+    for i in range(table.size):
+        table.slots[free_slot(table, table.rows[i].hash)] = i + 1
+    return 0
+
+
+cdef int grow_rows(NameTable* table) except -1 nogil:
+    cdef uint32_t capacity = more_room(table.capacity, ROWS_STEP)
+    cdef NameRow* rows = <NameRow*>realloc(table.rows, capacity * sizeof(NameRow))
+    if rows == NULL:
+        with gil:
+            raise MemoryError
+    table.rows = rows
     table.capacity = capacity
     return 0
 
 
+cdef uint8_t* room_for_text(NameTable* table, uint32_t size) except NULL nogil:
+    # Where a text of so many bytes goes, which is taken once `used` says so.
+    cdef Texts* texts = table.texts
+    cdef uint32_t capacity
+    if texts == NULL or texts.used + size > texts.capacity:
+        capacity = TEXTS_BYTES_FIRST if texts == NULL else min(2 * texts.capacity, TEXTS_BYTES)
+        capacity = max(capacity, size)
+        texts = <Texts*>malloc(sizeof(Texts) + capacity)
+        if texts == NULL:
+            with gil:
+                raise MemoryError
+        texts.former = table.texts
+        texts.used = 0
+        texts.capacity = capacity
+        table.texts = texts
+    return <uint8_t*>(texts + 1) + texts.used
+
+
 cdef uint32_t names_insert(NameTable* table, Slice text, uint64_t hash) except 0 nogil:
     # The id of a name, a new one if it is unknown.
-    cdef uint32_t slot
-    cdef uint8_t* copy
+    cdef uint8_t* text_place
     cdef NameRow* row
     cdef uint32_t found = names_find(table, text, hash)
     if found:
@@ -91,19 +129,16 @@ cdef uint32_t names_insert(NameTable* table, Slice text, uint64_t hash) except 0
                 " which is its ceiling; use fewer distinct values",
             )
     if table.size == table.capacity:
-        grow(table)
-    copy = <uint8_t*>malloc(text.size + 1)
-    if copy == NULL:
-        with gil:
-            raise MemoryError
-    memcpy(copy, text.data, text.size)
+        grow_rows(table)
+    if (table.size + 1) * <uint64_t>4 > table.slot_count * <uint64_t>3:
+        grow_slots(table)
+    text_place = room_for_text(table, text.size)
+    memcpy(text_place, text.data, text.size)
+    table.texts.used += text.size
     row = &table.rows[table.size]
+    row.text = text_place
     row.hash = hash
-    row.text = copy
     row.size = text.size
-    slot = <uint32_t>hash & (table.slot_count - 1)
-    while table.slots[slot]:
-        slot = (slot + 1) & (table.slot_count - 1)
     table.size += 1
-    table.slots[slot] = table.size
+    table.slots[free_slot(table, hash)] = table.size
     return table.size

@@ -16,28 +16,14 @@ from limiter._calendar cimport ZoneRules
 from limiter._index cimport (
     NO_INDEX,
     DenseIndex,
-    IndexRow,
     index_append,
     index_find,
     index_free,
+    index_reserve,
 )
 from limiter._siphash cimport Digest
 from limiter._subject cimport Subject
 from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CONTACT
-
-
-cdef int reserve_index(DenseIndex* index, uint32_t count) except -1:
-    # Room for so many at once, so that no addition has to move the others.
-    cdef uint32_t slot_count = 8
-    while slot_count < count + (count >> 1) + 2:
-        slot_count *= 2
-    index.slots = <uint32_t*>calloc(slot_count, sizeof(uint32_t))
-    index.rows = <IndexRow*>malloc((count + 1) * sizeof(IndexRow))
-    if index.slots == NULL or index.rows == NULL:
-        raise MemoryError
-    index.slot_count = slot_count
-    index.capacity = count + 1
-    return 0
 
 
 cdef uint32_t rank_of(
@@ -95,8 +81,8 @@ cdef class Crowd:
     cdef int reserve_indices(self, uint32_t recipient_count) except -1:
         # The other half, called twice: setting so much memory to zero takes a while.
         if self.contacts.slots == NULL:
-            return reserve_index(&self.contacts, recipient_count)
-        return reserve_index(&self.addresses, recipient_count)
+            return index_reserve(&self.contacts, recipient_count)
+        return index_reserve(&self.addresses, recipient_count)
 
     cdef void release(self) noexcept nogil:
         # Frees what is largest; nothing can be asked of the crowd any more.

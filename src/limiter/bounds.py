@@ -406,6 +406,10 @@ _check(
     WINDOW_MS_MAX * EXACT_INSTANTS < 2**63 and EXACT_INSTANTS <= 2**16,
     "bucket arithmetic stays within 64 bits",
 )
+_check(
+    max(EXACT_INSTANTS, CALENDAR_HOURS_MAX) + 64 < 2**14,
+    "the places of a counter's rings are numbers of 16 bits",
+)
 _check(PAUSE_AFTER_COUNT_MAX <= EXACT_INSTANTS, "whether a break is due is known exactly")
 _check(
     CAP_MAX_COUNT_MAX * 2 * (INSTANT_MS_MAX // DAY_MS) < 2**63,
