@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= logical
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 SANITIZE_TESTS ?= tests/unit tests/model tests/transport
 
 SHELL := /bin/bash
@@ -80,6 +81,10 @@ disk: $(built_dev) ## the store, and whole servers, on disks that lose power, fa
 	$(pytest) -n 2 tests/disk
 	$(pytest) -n 2 tests/crash/test_faults.py
 	$(pytest) -n 2 tests/crash/test_full.py
+
+.PHONY: soak
+soak: $(built_dev) ## days of mixed traffic: memory and disk stay flat; SOAK_ARGS="--days 200 --scale 2"
+	$(bin)/python -m tests.soak.run $(SOAK_ARGS)
 
 .PHONY: holds-out
 holds-out: export LIMITER_CALLS ?= 1000000
