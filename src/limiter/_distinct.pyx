@@ -294,11 +294,9 @@ cdef int bucket_list(DenseSet* dense, Bucket* bucket, uint32_t index) except -1 
     cdef uint32_t capacity
     cdef uint32_t* indices
     if bucket.size == bucket.capacity:
-        capacity = (
-            more_room(bucket.capacity, MEMBERS_STEP)
-            if bucket.capacity
-            else <uint32_t>INDICES_FIRST
-        )
+        capacity = INDICES_FIRST
+        if bucket.capacity:
+            capacity = more_room(bucket.capacity, MEMBERS_STEP)
         indices = <uint32_t*>realloc(bucket.indices, capacity * sizeof(uint32_t))
         if indices == NULL:
             with gil:
