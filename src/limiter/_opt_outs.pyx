@@ -5,8 +5,8 @@ In flow the entries of journal events; out flows, for a digest, whether it is in
 in the order in which they were noted, so that a list of them can be paged through while it changes.
 Who opts in again leaves an empty row behind; when half are empty all are moved together.
 
-The body of an event is a count (4 bytes, little end first), so many entries (who, digest), and what
-was sent in the clear, sealed, which is opaque here; one that takes entries out has none.
+The body of an event is a count (4 bytes, little end first) and so many entries (who, digest). Older
+journals have what was sent in the clear behind those that were added, sealed, which is opaque here.
 """
 
 from libc.stdlib cimport calloc, free, realloc

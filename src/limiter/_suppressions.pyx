@@ -2,13 +2,14 @@
 """The suppressions of a core's accounts: who has opted out, noted, taken back and listed.
 
 In flow accounts and people as they are named; out flow events in the core's buffer, and lists of
-where in the journal to find what was sent in the clear. The core keeps digests only.
+keys, each of which says whom it means to `limiter.people` alone. The core keeps digests only, and
+so do its events. (Those of older journals have what was sent in the clear behind them, sealed.)
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from collections import namedtuple
 
@@ -16,9 +17,10 @@ from limiter._accounts cimport Account, Accounts
 from limiter._core cimport Core
 from limiter._event cimport EVENT_OPT_OUTS, Event, event_read
 from limiter._kinds cimport slice_of
+from limiter._names cimport NameRow
 from limiter._opt_outs cimport (
     COUNT_BYTES,
-    ENTRY_BYTES,
+    ENTRY_BYTES as KEY_BYTES,
     WHO_ADDRESS,
     WHO_CONTACT,
     WHO_NOBODY,
@@ -34,8 +36,9 @@ from limiter._subject cimport Subject
 # 1 and a contact, or 2 and an address.
 Person = tuple[int, str]
 
-# Where somebody who has opted out was noted: the position of the event, and the place in it.
-Noted = namedtuple("Noted", ("position", "place"))
+# Where somebody who has opted out was noted: the position of the event, and the place in it; and
+# the key: what kind of name it is, and the digest.
+Noted = namedtuple("Noted", ("position", "place", "key"))
 
 
 @cython.final
@@ -67,10 +70,40 @@ cdef class Suppressions:
                 chosen.append((who, text))
         return chosen
 
-    def add(self, str account not None, people, bytes sealed not None, int64_t now_ms):
-        """Notes that these have opted out, each of them once and none of them before; `sealed`
-        stays beside them in the journal."""
-        self.record(account, self.entries_of(people) + sealed, True, now_ms)
+    def key_of(self, int who, str text not None):
+        """What stands for somebody in events and lists."""
+        cdef Digest digest
+        self.digest_of(who, text.encode(), &digest)
+        return bytes((who,)) + PyBytes_FromStringAndSize(<const char*>&digest, KEY_BYTES - 1)
+
+    def holds(self, str account not None, bytes key not None):
+        """Whether somebody with that key has opted out."""
+        cdef const OptOuts* opt_outs = self.opt_outs_of(account)
+        cdef Digest digest
+        if PyBytes_GET_SIZE(key) != KEY_BYTES:
+            raise ValueError("not a key")
+        if opt_outs == NULL:
+            return False
+        memcpy(&digest, PyBytes_AS_STRING(key) + 1, sizeof(Digest))
+        return opt_outs_find(opt_outs, key[0], &digest) != NULL
+
+    def accounts(self):
+        """The accounts whose messages somebody has opted out of, those in memory."""
+        cdef Accounts accounts = self.core.accounts
+        cdef const Account* account
+        cdef const NameRow* row
+        cdef uint32_t i
+        found = []
+        for i in range(1, accounts.by_name_capacity):
+            account = accounts.by_name[i]
+            if account != NULL and account.opt_outs != NULL and account.opt_outs.count:
+                row = &accounts.names.rows[i - 1]
+                found.append(row.text[: row.size].decode())
+        return found
+
+    def add(self, str account not None, people, int64_t now_ms):
+        """Notes that these have opted out, each of them once and none of them before."""
+        self.record(account, self.entries_of(people), True, now_ms)
 
     def remove(self, str account not None, people, int64_t now_ms):
         """Notes that these may be written to again."""
@@ -92,12 +125,19 @@ cdef class Suppressions:
                 continue
             if len(found) == count:
                 break
-            found.append(Noted(row.position, row.place))
+            found.append(
+                Noted(
+                    row.position,
+                    row.place,
+                    bytes((row.who,))
+                    + PyBytes_FromStringAndSize(<const char*>&row.digest, KEY_BYTES - 1),
+                )
+            )
         return found
 
     def noted_at(self, uint64_t position):
-        """When the people of an event were noted (ms) and what stays sealed beside them; None when
-        the event is not kept."""
+        """When the people of an event were noted (ms), and what an older version left sealed beside
+        them; None when the event is not kept."""
         cdef bytes packed = self.core.past.read(position)
         cdef Event event
         cdef uint32_t size
@@ -139,12 +179,8 @@ cdef class Suppressions:
         return 0
 
     cdef bytes entries_of(self, people):
-        cdef Digest digest
         parts = [len(people).to_bytes(COUNT_BYTES, "little")]
-        for who, text in people:
-            self.digest_of(who, text.encode(), &digest)
-            parts.append(bytes((who,)))
-            parts.append(PyBytes_FromStringAndSize(<const char*>&digest, ENTRY_BYTES - 1))
+        parts += [self.key_of(who, text) for who, text in people]
         return b"".join(parts)
 
     cdef int record(self, str account, bytes body, bint adds, int64_t now_ms) except -1:

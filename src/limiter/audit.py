@@ -23,6 +23,7 @@ class Action(IntEnum):
     UPDATE = 2
     DELETE = 3
     REVOKE = 4
+    FORGET = 5
 
 
 @dataclass(frozen=True, slots=True)

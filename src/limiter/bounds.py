@@ -201,6 +201,9 @@ SUPPRESSIONS_MAX: Final = 1_000_000
 SUPPRESSIONS_CHANGED_MAX: Final = 10_000
 SUPPRESSIONS_NOTED_MAX: Final = 200
 
+# The table of what they are called on disk: some 400 bytes each.
+PEOPLE_BYTES_MAX: Final = 64 * 1024 * 1024 * 1024
+
 # --- Counters -------------------------------------------------------------------------------------
 
 # A message counter keeps this many of its newest instants as they are and sums older ones in

@@ -14,11 +14,21 @@ from typing import Final, NamedTuple
 
 from limiter import bounds, errors
 
-__all__ = ["Parts", "Restriction", "day_of", "merge", "parts_of", "restriction_of"]
+__all__ = [
+    "Forgotten",
+    "Parts",
+    "Restriction",
+    "day_of",
+    "merge",
+    "parts_of",
+    "restriction_of",
+    "without_names",
+]
 
 _VERSION: Final = 1
 _FLAG_SHADOW: Final = 1
 _FLAG_LIMIT: Final = 2
+_FLAG_FORGOTTEN: Final = 4
 
 # Version, flags, enforcement, size of the etag, reason; count, last, retry, max, used, remaining,
 # reset, counted since; the etag.
@@ -28,6 +38,11 @@ _COUNT_AT: Final = 8
 # First, message count; the sizes of the texts.
 _FIRST: Final = struct.Struct("<2q14H")
 _HEAD_BYTES: Final = _NEWEST.size + _FIRST.size
+# Places among the texts of what can tell who somebody is.
+_CONTACT: Final = 1
+_ADDRESS: Final = 2
+_ZONE: Final = 10
+_REFERENCE: Final = 11
 # All that a row needs to find its place: flags and reason, count and last, first, sizes.
 _PLACE: Final = struct.Struct("<xBxxi2q112xq8x14H")
 
@@ -41,6 +56,7 @@ class Parts(NamedTuple):
     # The contact, or where none is named the address.
     person: bytes
     contact: bytes
+    address: bytes
     campaign: bytes
     policy: bytes
     limit_id: bytes
@@ -50,6 +66,23 @@ class Parts(NamedTuple):
     denial_count: int
     first_ms: int
     last_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """Who is to be forgotten in an account: one contact, or one address."""
+
+    account: str
+    contact: str = ""
+    address: str = ""
+
+    def is_in(self, parts: Parts) -> bool:
+        """Whether a row is about them."""
+        return parts.account == self.account.encode() and (
+            parts.contact == self.contact.encode()
+            if self.contact
+            else parts.address == self.address.encode()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +109,8 @@ class Restriction:
     reason: int
     has_limit: bool
     shadow: bool
+    # Whether a name has been erased from it.
+    forgotten: bool
     enforcement: int
     etag: str
     count: int
@@ -110,6 +145,7 @@ def parts_of(packed: bytes) -> Parts:
         account,
         contact or address,
         contact,
+        address,
         campaign,
         policy,
         packed[limit_at:],
@@ -133,6 +169,28 @@ def merge(older: bytes, newer: bytes) -> bytes:
             older[_NEWEST.size :],
         )
     )
+
+
+def without_names(packed: bytes, who: Forgotten) -> bytes:
+    """A row about somebody, without what could tell who they are. To forget a contact takes all
+    that belongs to one recipient; to forget an address leaves whose it was, unless they are called
+    like it."""
+    _check_version(packed)
+    head = bytearray(packed[:_HEAD_BYTES])
+    first_ms, message_count, *sizes = _FIRST.unpack_from(packed, _NEWEST.size)
+    texts = []
+    at = _HEAD_BYTES
+    for size in sizes:
+        texts.append(packed[at : at + size])
+        at += size
+    places = [_ADDRESS, _REFERENCE]
+    if who.contact or texts[_CONTACT] == texts[_ADDRESS]:
+        places += [_CONTACT, _ZONE]
+    for place in places:
+        texts[place] = b""
+    head[1] |= _FLAG_FORGOTTEN
+    _FIRST.pack_into(head, _NEWEST.size, first_ms, message_count, *map(len, texts))
+    return bytes(head) + b"".join(texts)
 
 
 def restriction_of(packed: bytes) -> Restriction:
@@ -180,6 +238,7 @@ def restriction_of(packed: bytes) -> Restriction:
         reason=reason,
         has_limit=bool(flags & _FLAG_LIMIT),
         shadow=bool(flags & _FLAG_SHADOW),
+        forgotten=bool(flags & _FLAG_FORGOTTEN),
         enforcement=enforcement,
         etag=etag[:etag_size].decode(),
         count=count,

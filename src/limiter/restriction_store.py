@@ -33,12 +33,14 @@ import lmdb
 
 from limiter import bounds, errors
 from limiter.restriction_records import (
+    Forgotten,
     Parts,
     Restriction,
     day_of,
     merge,
     parts_of,
     restriction_of,
+    without_names,
 )
 from limiter.sealing import Sealer
 from limiter.store import create_environment, environment_fault
@@ -205,7 +207,6 @@ class RestrictionStore:
         index_key = _INDEX + day + self._identity(parts)
         account = self._account_tag(parts.account)
         place = transaction.get(index_key)
-        count, last_ms = parts.denial_count, parts.last_ms
         if place is None:
             place = _PLACE.pack(parts.first_ms, number)
             transaction.put(index_key, place)
@@ -216,13 +217,18 @@ class RestrictionStore:
             if value is None:
                 raise _damaged(self._path, "an index names a row that is not there")
             packed = merge(self._unsealed(key, value), packed)
-            count += _HEAD.unpack_from(value)[4]
+            parts = parts_of(packed)
+        self._put_sealed(transaction, key, packed, parts)
+
+    def _put_sealed(
+        self, transaction: lmdb.Transaction[bytes], key: bytes, packed: bytes, parts: Parts
+    ) -> None:
         head = _HEAD.pack(
             self._short_tag(parts.contact),
             self._label_tag(parts.campaign),
             self._label_tag(parts.limit_id),
-            last_ms,
-            count,
+            parts.last_ms,
+            parts.denial_count,
         )
         transaction.put(key, head + self._sealer.seal(packed, key + head))
 
@@ -234,6 +240,55 @@ class RestrictionStore:
         if before is not None:
             count += _COUNT.unpack(before)[0]
         transaction.put(key, _COUNT.pack(count))
+
+    # --- Forgetting -------------------------------------------------------------------------------
+
+    def about(
+        self, who: Forgotten, after: Position | None, scan_count_max: int
+    ) -> tuple[list[bytes], Position | None]:
+        """The keys of the rows about somebody, beyond a position, and after which position to go
+        on; looks at so many at most. Raises DataLoss for a row that does not open."""
+        keys: list[bytes] = []
+        last: Position | None = None
+        tag = self._short_tag(who.contact.encode()) if who.contact else None
+        try:
+            with self._env.begin() as transaction:
+                wanted = Wanted(account=who.account)
+                for scanned, (key, value) in enumerate(self._rows_of(transaction, wanted, after)):
+                    if scanned == scan_count_max:
+                        return keys, last
+                    if (tag is None or _HEAD.unpack_from(value)[0] == tag) and who.is_in(
+                        parts_of(self._unsealed(key, value))
+                    ):
+                        keys.append(key)
+                    last = Position(*_PLACE.unpack_from(key, _PLACE_AT))
+        except lmdb.Error as error:
+            raise self._unreadable(error) from error
+        return keys, None
+
+    def forget(self, who: Forgotten, keys: Iterable[bytes]) -> int:
+        """Erases from these rows what could tell who they are about; how many it were. Their counts
+        stay, and denials of the same person that come later are rows of their own. Raises
+        Unavailable."""
+        count = 0
+        try:
+            with self._env.begin(write=True) as transaction:
+                for key in keys:
+                    value = transaction.get(key)
+                    # A day may have made room meanwhile.
+                    if value is not None:
+                        packed = self._unsealed(key, value)
+                        day = key[_DAY_AT:_ACCOUNT_AT]
+                        transaction.delete(_INDEX + day + self._identity(parts_of(packed)))
+                        packed = without_names(packed, who)
+                        self._put_sealed(transaction, key, packed, parts_of(packed))
+                        count += 1
+        except (OSError, lmdb.Error) as error:
+            raise errors.Unavailable(
+                "RESTRICTIONS_UNAVAILABLE",
+                f"the restrictions log {self._path} cannot be written: {error}",
+            ) from error
+        return count
 
     # --- Letting go -------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from typing import Final
 
 from limiter import bounds, errors
 from limiter._denials import DenialBatch, DenialBuffer
-from limiter.restriction_records import Restriction, day_of, parts_of
+from limiter.restriction_records import Forgotten, Restriction, day_of, parts_of
 from limiter.restriction_store import Found, Position, RestrictionStore, Wanted
 
 __all__ = ["RestrictionKeeper", "RestrictionLog", "check_settings"]
@@ -52,8 +52,12 @@ _IDLE_SHARE: Final = 0.1
 # What is written without rests when somebody asks for a list: a full batch and more.
 _HASTE_ROWS: Final = 16_384
 
-# How long a list waits for what was denied before it.
+# How long a list waits for what was denied before it, and how long who forgets somebody does.
 _FLUSH_S: Final = 5.0
+_FORGET_FLUSH_S: Final = 60.0
+
+# Rows that are looked at, for somebody to be forgotten, before others have their turn.
+_FORGET_ROWS: Final = 1_000
 
 # How often the log is told the time.
 _TICK_INTERVAL_S: Final = 60.0
@@ -76,6 +80,8 @@ class RestrictionLog:
         self._asked = 0
         self._done = 0
         self._is_stopping = False
+        # Calls that forget somebody and wait for what was noted before them.
+        self._forgetting_count = 0
         self._now_ms = 0
         self._trimmed_day = 0
         self._is_failing = False
@@ -118,15 +124,43 @@ class RestrictionLog:
         dropped = self._store.dropped_count(wanted.account, wanted.from_day, day_of(now_ms))
         return found, dropped + self._unwritten.get(wanted.account, 0)
 
-    def flush(self) -> None:
-        """Waits until what was noted before is written, for a moment at most."""
+    def forget(self, who: Forgotten, *, look_only: bool) -> int:
+        """Erases what could tell that restrictions of before are about somebody; how many were
+        about them. With `look_only` says no more than that. Blocks. Raises Unavailable, DataLoss,
+        and ResourceExhausted where denials come too fast for that."""
+        with self._changed:
+            self._forgetting_count += 1
+        try:
+            is_written = self.flush(_FORGET_FLUSH_S)
+        finally:
+            with self._changed:
+                self._forgetting_count -= 1
+        if not is_written:
+            raise errors.ResourceExhausted(
+                "RESTRICTIONS_BUSY",
+                "denials come faster than they can be written, and some are in memory still: ask"
+                " again when there are fewer",
+                retry_after_ms=bounds.MINUTE_MS,
+            )
+        count = 0
+        after: Position | None = None
+        while True:
+            keys, after = self._store.about(who, after, _FORGET_ROWS)
+            count += len(keys) if look_only else self._store.forget(who, keys)
+            if after is None:
+                return count
+            time.sleep(0)
+
+    def flush(self, patience_s: float = _FLUSH_S) -> bool:
+        """Waits until what was noted before is written, for so long at most; whether it is."""
         with self._changed:
             self._asked += 1
             mine = self._asked
             self._changed.notify_all()
             self._changed.wait_for(
-                lambda: self._done >= mine or not self._thread.is_alive(), _FLUSH_S
+                lambda: self._done >= mine or not self._thread.is_alive(), patience_s
             )
+            return self._done >= mine
 
     def close(self) -> None:
         """Writes what is left and lets go of the store. Nothing may be noted any more."""
@@ -230,7 +264,8 @@ class RestrictionLog:
         pace = _Pace()
         for place in places:
             yield batch.packed(place)
-            if place % _STRETCH_ROWS == _STRETCH_ROWS - 1 and not self._is_stopping:
+            is_waited_for = self._is_stopping or self._forgetting_count
+            if place % _STRETCH_ROWS == _STRETCH_ROWS - 1 and not is_waited_for:
                 time.sleep(pace.rest_s())
 
 

@@ -55,6 +55,7 @@ from limiter._activity import Activity
 from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
+from limiter._suppressions import Suppressions
 from limiter._watch import notify
 from limiter.alarms import Alarms
 from limiter.grpc_wire import Faults
@@ -66,6 +67,8 @@ from limiter.native import NativeServer
 from limiter.observation import Held
 from limiter.observing import Observing
 from limiter.operator_key import make_operator_key
+from limiter.people import People, settle_at_start
+from limiter.people_store import PeopleStore
 from limiter.policy import PolicyStore
 from limiter.rebuilding import Rebuilding
 from limiter.restrictions import RestrictionKeeper, RestrictionLog, check_settings
@@ -183,11 +186,14 @@ class _State:
         journal: LmdbJournal,
         digest_key: bytes,
         restrictions: RestrictionLog | None,
+        people: PeopleStore,
     ) -> None:
         self._config = config
         self.journal = journal
         self.policies = PolicyStore()
-        self.folder_key = digest_key
+        self._folder_key = digest_key
+        self._people_store = people
+        self.people = People(people)
         self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
         if restrictions is not None:
             self.core.tell_denials(restrictions.buffer)
@@ -206,8 +212,7 @@ class _State:
 
         def report(progress: recovery.Progress) -> None:
             nonlocal said_s
-            if stopping.is_set():
-                raise _stopped()
+            _go_on(stopping)
             if time.monotonic() - said_s >= _PROGRESS_INTERVAL_S:
                 said_s = time.monotonic()
                 _log.info(
@@ -222,6 +227,9 @@ class _State:
         begun_s = time.monotonic()
         recovered = recovery.recover(
             self.journal, _SHARD, self.core, self.revisions.restore, report
+        )
+        settle_at_start(
+            self._people_store, Suppressions(self.core), self._folder_key, partial(_go_on, stopping)
         )
         # What was in force before is in force again from the first call on.
         self.core.rebuild.finish()
@@ -248,6 +256,7 @@ class _State:
             if self.committer is not None:
                 await self.committer.close()
         finally:
+            await self.people.close()
             self.journal.close()
 
 
@@ -449,9 +458,11 @@ class Server:
         journal, digest_key = self._folder.open(
             shard=_SHARD, quota_bytes=self._config.journal_bytes_max
         )
+        people: PeopleStore | None = None
         try:
             self._restrictions.open(self._folder.restrictions_path, digest_key)
-            state = _State(self._config, journal, digest_key, self._restrictions.log)
+            people = PeopleStore(self._folder.people_path, digest_key)
+            state = _State(self._config, journal, digest_key, self._restrictions.log, people)
             begun_s = time.monotonic()
             recovered = await self._recovered(state)
             self._observing.recovered(recovered, time.monotonic() - begun_s)
@@ -460,6 +471,8 @@ class Server:
                 self._alarms = Alarms(self._clock)
             self._restrictions.start(first_position(recovered.tail + 1), self._clock.now_ms)
         except BaseException:
+            if people is not None:
+                people.close()
             journal.close()
             raise
         state.committer = GroupCommitter(
@@ -506,7 +519,7 @@ class Server:
             keys=state.keys,
             revisions=state.revisions,
             core=state.core,
-            folder_key=state.folder_key,
+            people=state.people,
             shard=_SHARD,
             journal=state.journal,
             committer=state.committer,
@@ -621,8 +634,10 @@ def _make_clock(config: Config, last_event_ms: int) -> clock.Clock:
     return clock.DrivenClock(start_ms)
 
 
-def _stopped() -> errors.Unavailable:
-    return errors.Unavailable("DRAINING", "the server was stopped while it started")
+def _go_on(stopping: threading.Event) -> None:
+    """Raises Unavailable once somebody has the start end early."""
+    if stopping.is_set():
+        raise errors.Unavailable("DRAINING", "the server was stopped while it started")
 
 
 def serve(config: Config) -> None:

@@ -1,14 +1,15 @@
 """What is on disk: the data folder, its lock and key, and the journal in LMDB.
 
-One of two modules that know LMDB; the other keeps the restrictions log. What flows in: framed
-groups with their sequence. What flows out: the same bytes in the same order, or a fault that says
-what is wrong with the folder.
+One of the modules that know LMDB; the others keep the restrictions log and the names of who has
+opted out. What flows in: framed groups with their sequence. What flows out: the same bytes in the
+same order, or a fault that says what is wrong with the folder.
 
     limiter-data/            0700
         lock                 held (flock) for the life of the process, names the holder
         digest-key           0600, 32 random bytes: keys the digests of contacts and addresses
         journal/             the LMDB environment of the journal
         restrictions/        the LMDB environment of the restrictions log
+        people/              the LMDB environment of who has opted out, in the clear
 
 What always holds:
 
@@ -53,6 +54,7 @@ __all__ = [
     "copy_environment",
     "create_environment",
     "environment_fault",
+    "missing_bytes",
     "read_digest_key",
     "rename_folder",
     "replace_environment",
@@ -125,6 +127,11 @@ class DataFolder:
     def restrictions_path(self) -> Path:
         """Where the restrictions log lives."""
         return self.path / "restrictions"
+
+    @property
+    def people_path(self) -> Path:
+        """Where the names of those who have opted out live."""
+        return self.path / "people"
 
     def set_holder(self, holder: str) -> None:
         """Writes who holds the folder into the lock file, for whoever is refused."""
@@ -266,7 +273,7 @@ class LmdbJournal:
             self._page_bytes = self._env.stat()["psize"]
             if not read_only:
                 self._fill_file()
-            elif _missing_bytes(self._env, path) > 0:
+            elif missing_bytes(self._env, path) > 0:
                 raise errors.DataLoss("JOURNAL_CORRUPT", f"the journal {path} was cut off")
             self._head, self._mark = self._read_meta()
         except BaseException:
@@ -435,10 +442,10 @@ class LmdbJournal:
         with a bus error at the first read beyond its end; this way the hole reads as zeros, which
         the checks of LMDB and of the groups find.
         """
-        missing_bytes = _missing_bytes(self._env, self._path)
-        if missing_bytes > 0:
+        cut_bytes = missing_bytes(self._env, self._path)
+        if cut_bytes > 0:
             path = self._path / "data.mdb"
-            _log.error("%s is %d bytes shorter than it says: it was cut off", path, missing_bytes)
+            _log.error("%s is %d bytes shorter than it says: it was cut off", path, cut_bytes)
             os.truncate(path, self.used_bytes)
 
     def _read_meta(self) -> tuple[int, bytes]:
@@ -535,7 +542,7 @@ def copy_environment(source: Path, target: Path) -> None:
         target.mkdir(mode=0o700)
         environment = _open_environment(source, read_only=True)
         try:
-            if _missing_bytes(environment, source) > 0:
+            if missing_bytes(environment, source) > 0:
                 raise errors.DataLoss("JOURNAL_CORRUPT", f"{source / 'data.mdb'} was cut off")
             environment.copy(str(target), compact=True)
         finally:
@@ -548,8 +555,9 @@ def copy_environment(source: Path, target: Path) -> None:
         ) from error
 
 
-def _missing_bytes(environment: lmdb.Environment, path: Path) -> int:
-    """How much shorter the file in a folder is than it says."""
+def missing_bytes(environment: lmdb.Environment, path: Path) -> int:
+    """How much shorter the file of an environment is than it says: to read beyond its end would
+    end the process."""
     used_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     return used_bytes - (path / "data.mdb").stat().st_size
 

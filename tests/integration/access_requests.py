@@ -119,6 +119,7 @@ REQUESTS: dict[str, Make] = {
         parent=f"accounts/{a}", suppressions=[account_pb2.Suppression(contact="ada")]
     ),
     "ListSuppressions": lambda a: _P.ListSuppressionsRequest(parent=f"accounts/{a}"),
+    "ForgetContact": lambda a: _P.ForgetContactRequest(name=f"accounts/{a}", contact="ada"),
     "CreateApiKey": lambda a: _A.CreateApiKeyRequest(
         api_key_id="own",
         api_key=access_pb2.ApiKey(role=access_pb2.ROLE_VIEWER, accounts=[a]),

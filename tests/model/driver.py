@@ -8,7 +8,7 @@ brings it back from what is journalled.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -272,14 +272,18 @@ def set_account_in(store: PolicyStore, account: account_pb2.Account, now_ms: int
     store.commit(store.prepare(draft, now_ms))
 
 
+# Whoever has ever opted out, by the digest: every core here has the same key.
+_names: Final[dict[bytes, Person]] = {}
+
+
 def opt_in(
     suppressions: Suppressions, account: str, people: Sequence[Person], out: bool, now_ms: int
 ) -> int:
     """Lets people opt out, or in again; how many that changes."""
     changed = suppressions.select(account, people, not out)
     if changed and out:
-        clear = "\n".join(f"{who}{text}" for who, text in changed).encode()
-        suppressions.add(account, changed, clear, now_ms)
+        _names.update((suppressions.key_of(*person), person) for person in changed)
+        suppressions.add(account, changed, now_ms)
     elif changed:
         suppressions.remove(account, changed, now_ms)
     return len(changed)
@@ -290,11 +294,8 @@ def opted_out_of(suppressions: Suppressions, account: str) -> list[Person]:
     found: list[Person] = []
     position = place = 0
     while noted := suppressions.page(account, position, place, 2):
-        for position, place in noted:
-            event = suppressions.noted_at(position)
-            assert event is not None
-            line = event[1].decode().split("\n")[place]
-            found.append((int(line[0]), line[1:]))
+        position, place = noted[-1].position, noted[-1].place
+        found += [_names[each.key] for each in noted]
     return found
 
 

@@ -17,7 +17,7 @@ from limiter._core import Core
 from limiter._denials import DenialBuffer
 from limiter._hot import Decider
 from limiter.policy import PolicyStore
-from limiter.restriction_records import Restriction, day_of
+from limiter.restriction_records import Forgotten, Restriction, day_of
 from limiter.restriction_store import RestrictionStore, Wanted
 from limiter.restrictions import RestrictionLog
 from limiter.service import conversion
@@ -43,6 +43,17 @@ class Entry:
     retry_ms: int | None
     shadow: bool
     etag: str
+    forgotten: bool = False
+
+    def forget(self, who: Forgotten) -> None:
+        """Leaves nothing that could tell who it is about."""
+        attempt = attempt_pb2.Attempt()
+        attempt.CopyFrom(self.attempt)
+        if who.contact or attempt.contact == attempt.address:
+            attempt.ClearField("contact")
+            attempt.ClearField("contact_time_zone")
+        attempt.ClearField("address")
+        self.attempt, self.reference, self.forgotten = attempt, "", True
 
     def check(self, found: Restriction) -> None:
         shown = {
@@ -67,6 +78,7 @@ class Entry:
             self.etag,
         )
         assert found.retry_ms == self.retry_ms
+        assert found.forgotten == self.forgotten
 
 
 class Pair:
@@ -154,6 +166,26 @@ class Pair:
         for account, count in self._pending_drops.items():
             self._add_dropped(account, day, count)
         self._forget_pending()
+
+    def forget(self, who: Forgotten) -> int:
+        """Forgets somebody, in what was not written yet too; how many entries were about them."""
+        self.work()
+        entries: dict[tuple[Any, ...], Entry] = {}
+        count = 0
+        for key, entry in self.entries.items():
+            attempt = entry.attempt
+            is_theirs = attempt.account == who.account and (
+                attempt.contact == who.contact if who.contact else attempt.address == who.address
+            )
+            if is_theirs:
+                entry.forget(who)
+                count += day_of(entry.first_ms) >= day_of(self.now_ms - RETENTION_MS)
+            # What comes later is an entry of its own.
+            entries[(*key, len(entries)) if is_theirs else key] = entry
+        self.entries = entries
+        assert self.log.forget(who, look_only=True) == count
+        assert self.log.forget(who, look_only=False) == count
+        return count
 
     def crash(self) -> None:
         """The process ends before the log has written, and another one starts."""
@@ -271,6 +303,10 @@ class _Log(RestrictionLog):
         """What `start` does for a new log."""
         self.buffer.position = position
         self._store.write((), {}, 0, position)
+
+    def flush(self, patience_s: float = 0) -> bool:
+        """There is no thread to wait for."""
+        return True
 
 
 def _merge(known: Entry, newer: Entry) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from limiter import bounds
+from limiter.restriction_records import Forgotten
 from limiter.restriction_store import Wanted
 from limiter.v1 import attempt_pb2, decision_service_pb2, policy_pb2
 from tests.integration.requests import HOUR_S, cap
@@ -15,6 +16,7 @@ from tests.unit.restriction_pair import Pair
 
 ACCOUNTS = ("ann", "bob")
 CONTACTS = tuple(f"contact-{number}" for number in range(12))
+ADDRESSES = ("+4930 1", "ada@example.org", CONTACTS[0])
 CAMPAIGNS = ("", "spring", "autumn")
 MESSAGES = policy_pb2.MEASURE_MESSAGES
 BY_CONTACT = (attempt_pb2.DIMENSION_CONTACT,)
@@ -48,7 +50,7 @@ class Story:
         return attempt_pb2.Attempt(
             account=chance.choice(ACCOUNTS),
             contact=chance.choice(CONTACTS),
-            address=chance.choice(("", "+4930 1", "ada@example.org")),
+            address=chance.choice(("", *ADDRESSES)),
             campaign=chance.choice(CAMPAIGNS),
             resource=chance.choice(("", "site")),
             category=chance.choice(("", "Käse & more")),
@@ -64,13 +66,20 @@ class Story:
         for number in range(self.chance.randrange(1, 8)):
             request.recipients.add(
                 contact=self.chance.choice(CONTACTS),
-                address=self.chance.choice(("", "+4930 2")),
+                address=self.chance.choice(("", "+4930 2", CONTACTS[0])),
                 reference=f"row {number}",
             )
         request.exclude_duplicates = self.chance.random() < 0.5
         if self.chance.random() < 0.4:
             request.atomicity = WHOLE
         self.pair.batch(request)
+
+    def somebody(self) -> Forgotten:
+        chance = self.chance
+        account = chance.choice(ACCOUNTS)
+        if chance.random() < 0.6:
+            return Forgotten(account=account, contact=chance.choice(CONTACTS))
+        return Forgotten(account=account, address=chance.choice(ADDRESSES))
 
     def look(self) -> int:
         chance, pair = self.chance, self.pair
@@ -97,6 +106,8 @@ class Story:
             pair.apply(*limits(chance))
         elif what < 0.82:
             pair.crash()
+        elif what < 0.84:
+            return pair.forget(self.somebody())
         elif what < 0.92:
             pair.work()
         else:

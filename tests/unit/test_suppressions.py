@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from limiter import bounds, errors, kinds
 from limiter._core import Core
 from limiter._suppressions import Person, Suppressions
+from limiter.people import People
+from limiter.people_store import PeopleStore
 from limiter.policy import PolicyStore
-from limiter.sealing import Sealer
 from limiter.service.suppressions import SuppressionServicer
 from limiter.v1 import account_pb2
 from limiter.v1 import policy_service_pb2 as pb2
@@ -50,24 +52,14 @@ class Journalled:
     def group(self, number: int) -> bytes:
         return self.groups[number - 1][1]
 
-    def listed(self, account: str, page_size: int) -> list[Person]:
-        """Everybody, as the events say that were found page by page."""
-        found: list[Person] = []
+    def listed(self, account: str, page_size: int) -> list[bytes]:
+        """The keys of everybody, found page by page."""
+        found: list[bytes] = []
         position = place = 0
         while noted := self.suppressions.page(account, position, place, page_size):
-            for position, place in noted:
-                event = self.suppressions.noted_at(position)
-                assert event is not None
-                found.append(_people(event[1])[place])
+            position, place = noted[-1].position, noted[-1].place
+            found += [each.key for each in noted]
         return found
-
-
-def _sealed(people: list[Person]) -> bytes:
-    return "\n".join(f"{who}{text}" for who, text in people).encode()
-
-
-def _people(sealed: bytes) -> list[Person]:
-    return [(int(line[0]), line[1:]) for line in sealed.decode().split("\n")]
 
 
 @given(st.randoms(use_true_random=False))
@@ -84,7 +76,7 @@ def test_sets_are_exact_listed_in_order_and_replayed(random: Random) -> None:
             fresh = suppressions.select(account, some, opted_out=False)
             assert fresh == [each for each in dict.fromkeys(some) if each not in known]
             if fresh:
-                suppressions.add(account, fresh, _sealed(fresh), NOW_MS + step)
+                suppressions.add(account, fresh, NOW_MS + step)
             known += fresh
         else:
             gone = suppressions.select(account, some, opted_out=True)
@@ -97,20 +89,23 @@ def test_sets_are_exact_listed_in_order_and_replayed(random: Random) -> None:
             journalled = Journalled(journalled.groups)
     for account in ACCOUNTS:
         assert journalled.suppressions.count(account) == len(expected[account])
-        assert journalled.listed(account, random.randint(1, 9)) == expected[account]
+        keys = [journalled.suppressions.key_of(*person) for person in expected[account]]
+        assert journalled.listed(account, random.randint(1, 9)) == keys
+        assert all(journalled.suppressions.holds(account, key) for key in keys)
+    assert sorted(journalled.suppressions.accounts()) == [a for a in ACCOUNTS if expected[a]]
 
 
 def test_a_list_can_be_paged_through_while_it_changes() -> None:
     journalled = Journalled()
     people: list[Person] = [(1, f"p{number}") for number in range(10)]
-    journalled.suppressions.add("a", people, _sealed(people), NOW_MS)
+    journalled.suppressions.add("a", people, NOW_MS)
     journalled.write()
     first = journalled.suppressions.page("a", 0, 0, 4)
     # The last one shown goes, and so does the next; somebody new comes last.
     journalled.suppressions.remove("a", people[3:5], NOW_MS)
-    journalled.suppressions.add("a", [(2, "+1")], _sealed([(2, "+1")]), NOW_MS)
-    rest = journalled.suppressions.page("a", *first[-1], 100)
-    assert [place for _, place in rest] == [5, 6, 7, 8, 9, 0]
+    journalled.suppressions.add("a", [(2, "+1")], NOW_MS)
+    rest = journalled.suppressions.page("a", *first[-1][:2], 100)
+    assert [each.place for each in rest] == [5, 6, 7, 8, 9, 0]
 
 
 def test_nobody_has_opted_out_where_nobody_was_noted() -> None:
@@ -119,6 +114,10 @@ def test_nobody_has_opted_out_where_nobody_was_noted() -> None:
     assert suppressions.select("x", [(1, "p")], opted_out=True) == []
     with pytest.raises(ValueError, match="neither"):
         suppressions.select("x", [(3, "p")], opted_out=True)
+    assert not suppressions.holds("x", suppressions.key_of(1, "p"))
+    assert suppressions.accounts() == []
+    with pytest.raises(ValueError, match="not a key"):
+        suppressions.holds("x", b"p")
 
 
 # --- The servicer ---------------------------------------------------------------------------------
@@ -130,12 +129,13 @@ def journalled() -> Journalled:
 
 
 @pytest.fixture
-def servicer(journalled: Journalled) -> SuppressionServicer:
+async def servicer(journalled: Journalled, tmp_path: Path) -> AsyncIterator[SuppressionServicer]:
     async def durable() -> None:
         journalled.write()
 
-    sealer = Sealer(KEY, "suppressions")
-    return SuppressionServicer(journalled.suppressions, sealer, durable, lambda: NOW_MS)
+    people = People(PeopleStore(tmp_path / "people", KEY))
+    yield SuppressionServicer(journalled.suppressions, people, durable, lambda: NOW_MS)
+    await people.close()
 
 
 CONTEXT: Any = None

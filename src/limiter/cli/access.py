@@ -237,6 +237,7 @@ def _audit_table(found: Sequence[access_pb2.AuditEntry]) -> Table:
         access_pb2.AuditEntry.ACTION_UPDATE: "change",
         access_pb2.AuditEntry.ACTION_DELETE: "delete",
         access_pb2.AuditEntry.ACTION_REVOKE: "revoke",
+        access_pb2.AuditEntry.ACTION_FORGET: "forget somebody of",
     }
     for entry in found:
         when = in_table(entry.time.ToMilliseconds())

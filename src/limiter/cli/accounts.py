@@ -208,7 +208,8 @@ def list_people(account: AccountOption, client: ClientOptions) -> None:
     table = plain_table("contact", "address", "since")
     for each in found.suppressions:
         since = in_table(each.create_time.ToMilliseconds())
-        table.add_row(Text(each.contact), Text(each.address), Text(since))
+        contact = each.contact if each.WhichOneof("who") else "(forgotten)"
+        table.add_row(Text(contact), Text(each.address), Text(since))
     terminal.output().print(table)
 
 

@@ -12,10 +12,10 @@ from rich.console import RenderableType
 from limiter.cli import render, terminal
 from limiter.cli.connection import Connection, connect
 from limiter.cli.difference import difference, summary
-from limiter.cli.errors import CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.files import PolicyFile, load_policy_file
 from limiter.cli.options import ClientOptions
+from limiter.cli.questions import ask
 from limiter.v1 import access_service_pb2, policy_service_pb2
 
 
@@ -83,7 +83,7 @@ def apply(
             _show(plan, to_notices=client.json)
         if plan.changes and not dry_run:
             if not yes:
-                _ask(f"Apply to {client.address}?")
+                ask(f"Apply to {client.address}?")
                 connection.restart_deadline()
             agreed = str(plan.revision)
             plan = _apply(connection, wanted, prune, allow_partial_history, agreed)
@@ -161,7 +161,7 @@ def delete(
     """Delete one policy, assignment or group. A policy that is assigned cannot be deleted."""
     resource = full_name(kind, name, account)
     if not dry_run and not yes:
-        _ask(f"Delete {resource} on {client.address}?")
+        ask(f"Delete {resource} on {client.address}?")
     with connect(client) as connection:
         if kind.collection == "policies":
             connection.policies.DeletePolicy(
@@ -235,15 +235,6 @@ def _show(plan: policy_service_pb2.ApplyPoliciesResponse, *, to_notices: bool = 
     for line in difference(plan.changes):
         console.print(line, soft_wrap=True)
     console.print(f"{summary(plan.changes)}.")
-
-
-def _ask(question: str) -> None:
-    if not terminal.interactive():
-        raise CommandError(
-            ExitCode.USAGE, f"{question} Nobody is here to answer: say --yes, or --dry-run."
-        )
-    if not typer.confirm(question, err=True):
-        raise CommandError(ExitCode.DECLINED, "Nothing was changed.")
 
 
 def _print(client: ClientOptions, message: Message, table: RenderableType) -> None:

@@ -81,6 +81,7 @@ _COLUMNS = (
     "last_time",
     "retry_time",
     "shadow",
+    "forgotten",
 )
 
 
@@ -162,7 +163,7 @@ def _print_dropped(dropped_count: int) -> None:
 def _cells(each: restriction_pb2.Restriction) -> list[Text]:
     attempt = each.attempt
     return [
-        Text(attempt.contact or attempt.address),
+        Text(attempt.contact or attempt.address or ("(forgotten)" if each.forgotten else "")),
         Text(attempt.campaign),
         Text(("would be: " if each.shadow else "") + reason_in_words(each.reason)),
         Text(each.binding_limit.limit_id),
@@ -201,7 +202,8 @@ def _export(
             dropped_count = page.dropped_count
             for each in page.restrictions:
                 who = (each.attempt.contact or each.attempt.address, each.attempt.campaign)
-                if distinct and (each.shadow or who in seen):
+                is_nobody = each.forgotten and not who[0]
+                if distinct and (each.shadow or is_nobody or who in seen):
                     continue
                 if distinct:
                     seen.add(who)
@@ -245,6 +247,7 @@ def _values(each: restriction_pb2.Restriction) -> list[str | int]:
         "last_time": each.last_time.ToJsonString(),
         "retry_time": each.retry_time.ToJsonString() if each.HasField("retry_time") else "",
         "shadow": "true" if each.shadow else "false",
+        "forgotten": "true" if each.forgotten else "false",
     }
     return [named[column] for column in _COLUMNS]
 

@@ -259,6 +259,7 @@ class Restriction:
     first_time: datetime
     last_time: datetime
     shadow: bool
+    forgotten: bool
 
 
 class _Answer(Protocol):
@@ -399,4 +400,5 @@ def restriction(message: restriction_pb2.Restriction) -> Restriction:
         first_time=_instant(message.first_time),
         last_time=_instant(message.last_time),
         shadow=message.shadow,
+        forgotten=message.forgotten,
     )

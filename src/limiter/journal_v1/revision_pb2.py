@@ -28,7 +28,7 @@ from limiter.v1 import account_pb2 as limiter_dot_v1_dot_account__pb2
 from limiter.v1 import policy_pb2 as limiter_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!limiter/journal/v1/revision.proto\x12\x12limiter.journal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/access.proto\x1a\x18limiter/v1/account.proto\x1a\x17limiter/v1/policy.proto\"\x9f\x03\n\x0ePolicyRevision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x0cput_policies\x18\x03 \x03(\x0b\x32\x12.limiter.v1.Policy\x12/\n\x0fput_assignments\x18\x04 \x03(\x0b\x32\x16.limiter.v1.Assignment\x12\x18\n\x10\x64\x65leted_policies\x18\x05 \x03(\t\x12\x1b\n\x13\x64\x65leted_assignments\x18\x06 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12%\n\nput_groups\x18\x08 \x03(\x0b\x32\x11.limiter.v1.Group\x12\x16\n\x0e\x64\x65leted_groups\x18\t \x03(\t\x12/\n\x08put_keys\x18\n \x03(\x0b\x32\x1d.limiter.journal.v1.StoredKey\x12\x14\n\x0c\x64\x65leted_keys\x18\x0b \x03(\t\x12)\n\x0cput_accounts\x18\x0c \x03(\x0b\x32\x13.limiter.v1.Account\"C\n\x12SealedSuppressions\x12-\n\x0csuppressions\x18\x01 \x03(\x0b\x32\x17.limiter.v1.Suppression\"\x9a\x01\n\tStoredKey\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.limiter.v1.ApiKey\x12\x13\n\x0bsecret_hash\x18\x02 \x01(\x0c\x12\x17\n\x0fold_secret_hash\x18\x03 \x01(\x0c\x12:\n\x16old_secret_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x0b\x43ounterKind\x12\x1c\n\x03\x63\x61p\x18\x01 \x01(\x0b\x32\x0f.limiter.v1.Cap\x12 \n\x05pause\x18\x03 \x01(\x0b\x32\x11.limiter.v1.Pause\x12!\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x11.limiter.v1.Matchb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!limiter/journal/v1/revision.proto\x12\x12limiter.journal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17limiter/v1/access.proto\x1a\x18limiter/v1/account.proto\x1a\x17limiter/v1/policy.proto\"\xb5\x03\n\x0ePolicyRevision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x0cput_policies\x18\x03 \x03(\x0b\x32\x12.limiter.v1.Policy\x12/\n\x0fput_assignments\x18\x04 \x03(\x0b\x32\x16.limiter.v1.Assignment\x12\x18\n\x10\x64\x65leted_policies\x18\x05 \x03(\t\x12\x1b\n\x13\x64\x65leted_assignments\x18\x06 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12%\n\nput_groups\x18\x08 \x03(\x0b\x32\x11.limiter.v1.Group\x12\x16\n\x0e\x64\x65leted_groups\x18\t \x03(\t\x12/\n\x08put_keys\x18\n \x03(\x0b\x32\x1d.limiter.journal.v1.StoredKey\x12\x14\n\x0c\x64\x65leted_keys\x18\x0b \x03(\t\x12)\n\x0cput_accounts\x18\x0c \x03(\x0b\x32\x13.limiter.v1.Account\x12\x14\n\x0c\x66orgotten_in\x18\r \x03(\t\"C\n\x12SealedSuppressions\x12-\n\x0csuppressions\x18\x01 \x03(\x0b\x32\x17.limiter.v1.Suppression\"\x9a\x01\n\tStoredKey\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.limiter.v1.ApiKey\x12\x13\n\x0bsecret_hash\x18\x02 \x01(\x0c\x12\x17\n\x0fold_secret_hash\x18\x03 \x01(\x0c\x12:\n\x16old_secret_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x0b\x43ounterKind\x12\x1c\n\x03\x63\x61p\x18\x01 \x01(\x0b\x32\x0f.limiter.v1.Cap\x12 \n\x05pause\x18\x03 \x01(\x0b\x32\x11.limiter.v1.Pause\x12!\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x11.limiter.v1.Matchb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,11 +36,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limiter.journal.v1.revision
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICYREVISION']._serialized_start=167
-  _globals['_POLICYREVISION']._serialized_end=582
-  _globals['_SEALEDSUPPRESSIONS']._serialized_start=584
-  _globals['_SEALEDSUPPRESSIONS']._serialized_end=651
-  _globals['_STOREDKEY']._serialized_start=654
-  _globals['_STOREDKEY']._serialized_end=808
-  _globals['_COUNTERKIND']._serialized_start=810
-  _globals['_COUNTERKIND']._serialized_end=922
+  _globals['_POLICYREVISION']._serialized_end=604
+  _globals['_SEALEDSUPPRESSIONS']._serialized_start=606
+  _globals['_SEALEDSUPPRESSIONS']._serialized_end=673
+  _globals['_STOREDKEY']._serialized_start=676
+  _globals['_STOREDKEY']._serialized_end=830
+  _globals['_COUNTERKIND']._serialized_start=832
+  _globals['_COUNTERKIND']._serialized_end=944
 # @@protoc_insertion_point(module_scope)

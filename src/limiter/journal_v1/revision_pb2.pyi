@@ -42,9 +42,11 @@ class PolicyRevision(_message.Message):
     PUT_KEYS_FIELD_NUMBER: _builtins.int
     DELETED_KEYS_FIELD_NUMBER: _builtins.int
     PUT_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_IN_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision's number: 1 for the first one, then each one more than the last. 0 for a change of
-    keys, which are not part of the numbered set and never change together with it.
+    keys, which are not part of the numbered set and never change together with it, and where
+    somebody was forgotten.
     """
     author: _builtins.str
     """Who made the change; see `limiter.v1.AuditEntry.author`."""
@@ -88,6 +90,12 @@ class PolicyRevision(_message.Message):
     def put_accounts(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Account]:
         """The accounts that were changed, complete."""
 
+    @_builtins.property
+    def forgotten_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the accounts in which a contact or an address was forgotten, which changes nothing
+        else. Whom, is kept nowhere.
+        """
+
     def __init__(
         self,
         *,
@@ -103,10 +111,11 @@ class PolicyRevision(_message.Message):
         put_keys: _abc.Iterable[Global___StoredKey] | None = ...,
         deleted_keys: _abc.Iterable[_builtins.str] | None = ...,
         put_accounts: _abc.Iterable[_account_pb2.Account] | None = ...,
+        forgotten_in: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "deleted_assignments", b"deleted_assignments", "deleted_groups", b"deleted_groups", "deleted_keys", b"deleted_keys", "deleted_policies", b"deleted_policies", "put_accounts", b"put_accounts", "put_assignments", b"put_assignments", "put_groups", b"put_groups", "put_keys", b"put_keys", "put_policies", b"put_policies", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "deleted_assignments", b"deleted_assignments", "deleted_groups", b"deleted_groups", "deleted_keys", b"deleted_keys", "deleted_policies", b"deleted_policies", "forgotten_in", b"forgotten_in", "put_accounts", b"put_accounts", "put_assignments", b"put_assignments", "put_groups", b"put_groups", "put_keys", b"put_keys", "put_policies", b"put_policies", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,7 +123,9 @@ Global___PolicyRevision: _TypeAlias = PolicyRevision  # noqa: Y015
 
 @_typing.final
 class SealedSuppressions(_message.Message):
-    """Who has opted out, in the order of the event's entries: kept encrypted beside their digests."""
+    """Who has opted out, in the order of the event's entries: what older versions kept encrypted beside
+    their digests. Not written any more.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -126,6 +126,8 @@ _POLICIES: Final = {
     "RemoveSuppressions": _write(places=("parent",)),
     # People of the whole account, in the clear: not for who is narrowed to a part of it.
     "ListSuppressions": Rule(Permission.POLICIES_READ, places=("parent",)),
+    # Whoever answers for an account's people: its masters too, for they note who opts out.
+    "ForgetContact": _write(places=("name",)),
 }
 
 _KEYS: Final = Rule(Permission.ACCESS_WRITE, narrows=True)

@@ -18,16 +18,17 @@ from limiter._suppressions import Suppressions
 from limiter.clock import Clock
 from limiter.journal import GroupCommitter, Journal
 from limiter.keys import KeyStore
+from limiter.people import People
 from limiter.policy import PolicyStore
 from limiter.rebuilding import Rebuilding
 from limiter.restrictions import RestrictionLog
-from limiter.sealing import Sealer
 from limiter.service.access import SERVICE as ACCESS_SERVICE
 from limiter.service.access import AccessServicer
 from limiter.service.accounts import AccountServicer
 from limiter.service.activity import ActivityServicer
 from limiter.service.commitment import CommitmentServicer
 from limiter.service.decision import SERVICE as DECISION_SERVICE
+from limiter.service.forgetting import ForgetServicer
 from limiter.service.groups import GroupServicer
 from limiter.service.plan import PlanServicer
 from limiter.service.policy import SERVICE as POLICY_SERVICE
@@ -50,8 +51,7 @@ class Parts:
     keys: KeyStore
     revisions: Revisions
     core: Core
-    # Keys what is sealed in the data folder.
-    folder_key: bytes
+    people: People
     shard: int
     journal: Journal
     committer: GroupCommitter
@@ -126,8 +126,17 @@ SERVICES: Final = (
         POLICY_SERVICE,
         SuppressionServicer,
         lambda parts: SuppressionServicer(
+            Suppressions(parts.core), parts.people, parts.durable, parts.clock.now_ms
+        ),
+    ),
+    ColdService(
+        POLICY_SERVICE,
+        ForgetServicer,
+        lambda parts: ForgetServicer(
+            parts.restrictions,
+            parts.people,
             Suppressions(parts.core),
-            Sealer(parts.folder_key, "suppressions"),
+            parts.revisions,
             parts.durable,
             parts.clock.now_ms,
         ),

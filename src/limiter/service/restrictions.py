@@ -97,6 +97,7 @@ def restriction_to_message(found: Restriction) -> restriction_pb2.Restriction:
         first_time=timestamp_from_ms(found.first_ms),
         last_time=timestamp_from_ms(found.last_ms),
         shadow=found.shadow,
+        forgotten=found.forgotten,
     )
     if found.retry_ms is not None:
         message.retry_time.CopyFrom(timestamp_from_ms(found.retry_ms))

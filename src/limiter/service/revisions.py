@@ -17,6 +17,7 @@ from limiter.audit import Action, AuditLog
 from limiter.journal_v1 import revision_pb2
 from limiter.policy import PolicyStore
 from limiter.service import access_messages
+from limiter.service.conversion import timestamp_from_ms
 from limiter.versions import PolicyVersions, Version
 
 __all__ = ["Revisions"]
@@ -60,6 +61,14 @@ class Revisions:
         self._core.append_revision(payload, change.time_ms)
         self._note(revision_pb2.PolicyRevision.FromString(payload), change.time_ms)
 
+    def forgot(self, account: str, author: str, now_ms: int) -> None:
+        """Journals that somebody was forgotten in an account, given its name; not whom."""
+        revision = revision_pb2.PolicyRevision(
+            time=timestamp_from_ms(now_ms), author=author, forgotten_in=[account]
+        )
+        self._core.append_revision(revision.SerializeToString(deterministic=True), now_ms)
+        self._note(revision, now_ms)
+
     # --- what the journal kept --------------------------------------------------------------------
 
     def restore(self, payload: bytes, time_ms: int) -> None:
@@ -68,7 +77,7 @@ class Revisions:
             revision = revision_pb2.PolicyRevision.FromString(payload)
             if revision.put_keys or revision.deleted_keys:
                 self._keys.restore(access_messages.change_from_revision(revision))
-            else:
+            elif not revision.forgotten_in:
                 self._policies.restore(payload, time_ms)
         except (DecodeError, errors.InvalidArgument, KeyError) as error:
             raise errors.DataLoss(
@@ -105,6 +114,8 @@ class Revisions:
         for stored in revision.put_keys:
             revoked = stored.api_key.HasField("revoke_time")
             put([stored.api_key.name], Action.REVOKE if revoked else Action.UPDATE)
+        for name in revision.forgotten_in:
+            self.audit.note(time_ms, author, Action.FORGET, name)
         delete(revision.deleted_assignments)
         delete(revision.deleted_policies)
         delete(revision.deleted_groups)

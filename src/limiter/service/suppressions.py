@@ -1,22 +1,25 @@
 """The part of PolicyService about suppressions: who has opted out of an account's messages.
 
-In flow decoded requests; out flow counts and pages. The core keeps digests; what was sent in the
-clear goes into the journal beside them, sealed, and is opened only to be listed. Many people are
-noted or listed a slice at a time, with decisions in between.
+In flow decoded requests; out flow counts and pages. The core and the journal keep digests; what was
+sent in the clear is kept by `limiter.people`, and opened only to be listed. Many people are noted a
+slice at a time, with decisions in between.
+
+What always holds: somebody's name is on disk before the event that says that they have opted out,
+and goes after the event that says that they have not any more is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import grpc
 
 from limiter import bounds, errors, model
 from limiter._suppressions import Noted, Person, Suppressions
-from limiter.journal_v1 import revision_pb2
-from limiter.sealing import Sealer
+from limiter.people import People
+from limiter.people_store import Kept
 from limiter.service import conversion
 from limiter.service.pages import Page
 from limiter.v1 import account_pb2, policy_service_pb2
@@ -28,22 +31,20 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _CONTACT: Final = 1
 _ADDRESS: Final = 2
 
-# So many events are opened before others go on.
-_EVENTS_AT_ONCE: Final = 16
-
 
 class SuppressionServicer:
-    """Serves the suppressions of one core. `commit` and `now_ms` are those of `PolicyServicer`."""
+    """Serves the suppressions of one core, whose names are in `people`. `commit` and `now_ms` are
+    those of `PolicyServicer`."""
 
     def __init__(
         self,
         suppressions: Suppressions,
-        sealer: Sealer,
+        people: People,
         commit: Callable[[], Awaitable[None]],
         now_ms: Callable[[], int],
     ) -> None:
         self._suppressions = suppressions
-        self._sealer = sealer
+        self._people = people
         self._commit = commit
         self._now_ms = now_ms
 
@@ -53,23 +54,21 @@ class SuppressionServicer:
         """Notes who has opted out."""
         account = model.named_account(request.parent, "parent")
         people = list(dict.fromkeys(_people(request.suppressions)))
-        fresh_count = 0
-        for some in _slices(people):
-            fresh_count += len(self._suppressions.select(account, some, opted_out=False))
-            await asyncio.sleep(0)
-        self._require_room(account, fresh_count)
-        added_count = 0
-        for some in _slices(people):
-            # Others may have been here in between.
-            fresh = self._suppressions.select(account, some, opted_out=False)
+        async with self._people.turn(account):
+            fresh: list[Person] = []
+            for some in _slices(people):
+                fresh += self._suppressions.select(account, some, opted_out=False)
+                await asyncio.sleep(0)
             self._require_room(account, len(fresh))
-            if fresh:
-                sealed = self._sealer.seal(_clear(fresh), account.encode())
-                self._suppressions.add(account, fresh, sealed, self._now_ms())
-                added_count += len(fresh)
-            await asyncio.sleep(0)
-        await self._commit()
-        return policy_service_pb2.AddSuppressionsResponse(added_count=added_count)
+            try:
+                for some in _slices(fresh):
+                    now_ms = self._now_ms()
+                    names = {self._suppressions.key_of(*person): person[1] for person in some}
+                    await self._people.put(account, names, now_ms)
+                    self._suppressions.add(account, some, now_ms)
+            finally:
+                await self._settle(account, fresh)
+        return policy_service_pb2.AddSuppressionsResponse(added_count=len(fresh))
 
     async def RemoveSuppressions(  # noqa: N802
         self, request: policy_service_pb2.RemoveSuppressionsRequest, context: _Context
@@ -78,13 +77,19 @@ class SuppressionServicer:
         account = model.named_account(request.parent, "parent")
         people = list(dict.fromkeys(_people(request.suppressions)))
         removed_count = 0
-        for some in _slices(people):
-            known = self._suppressions.select(account, some, opted_out=True)
-            if known:
-                self._suppressions.remove(account, known, self._now_ms())
-                removed_count += len(known)
-            await asyncio.sleep(0)
-        await self._commit()
+        async with self._people.turn(account):
+            try:
+                for some in _slices(people):
+                    known = self._suppressions.select(account, some, opted_out=True)
+                    if known:
+                        keys = [self._suppressions.key_of(*person) for person in known]
+                        await self._people.unsettle(account, keys)
+                        self._suppressions.remove(account, known, self._now_ms())
+                        removed_count += len(known)
+                    await asyncio.sleep(0)
+            finally:
+                # Whom a call that failed let in again may have a name here still.
+                await self._settle(account, people)
         return policy_service_pb2.RemoveSuppressionsResponse(removed_count=removed_count)
 
     async def ListSuppressions(  # noqa: N802
@@ -100,7 +105,7 @@ class SuppressionServicer:
         shown = noted[: page.size]
         more = len(noted) > page.size
         return policy_service_pb2.ListSuppressionsResponse(
-            suppressions=await self._opened(account, shown),
+            suppressions=await self._named(account, shown),
             next_page_token=page.next_token(f"{shown[-1].position}:{shown[-1].place}")
             if more
             else "",
@@ -116,32 +121,41 @@ class SuppressionServicer:
                 metadata={"account": account},
             )
 
-    async def _opened(self, account: str, noted: Sequence[Noted]) -> list[account_pb2.Suppression]:
+    async def _settle(self, account: str, people: Iterable[Person]) -> None:
+        """Once it is durable who has opted out, lets go of the names of those who have not."""
+        await self._commit()
+        stays: dict[bytes, bool] = {}
+        for person in people:
+            key = self._suppressions.key_of(*person)
+            stays[key] = self._suppressions.holds(account, key)
+        if stays:
+            await self._people.settle(account, stays)
+
+    async def _named(self, account: str, noted: Sequence[Noted]) -> list[account_pb2.Suppression]:
         """Who was noted there, in the clear."""
-        events: dict[int, Sequence[account_pb2.Suppression]] = {}
         found: list[account_pb2.Suppression] = []
-        for each in noted:
-            if each.position not in events:
-                if len(events) % _EVENTS_AT_ONCE == _EVENTS_AT_ONCE - 1:
-                    await asyncio.sleep(0)
-                events[each.position] = self._event(account, each.position)
-            found.append(events[each.position][each.place])
+        rows = await self._people.find(account, [each.key for each in noted])
+        for each, kept in zip(noted, rows, strict=True):
+            if kept is not None:
+                found.append(_suppression(each.key[0], kept))
+            elif self._suppressions.holds(account, each.key):
+                raise errors.DataLoss(
+                    "PEOPLE_CORRUPT",
+                    "somebody has opted out, and what they are called is not there: `limiter"
+                    " verify` tells what is damaged",
+                )
+            # Else they have been let in again meanwhile.
         return found
 
-    def _event(self, account: str, position: int) -> Sequence[account_pb2.Suppression]:
-        event = self._suppressions.noted_at(position)
-        if event is None:
-            raise errors.DataLoss(
-                "JOURNAL_DAMAGED",
-                "the journal does not hold what it says about who has opted out; `limiter verify`"
-                " tells what is damaged",
-            )
-        time_ms, sealed = event
-        clear = self._sealer.open(sealed, account.encode())
-        suppressions = revision_pb2.SealedSuppressions.FromString(clear).suppressions
-        for suppression in suppressions:
-            suppression.create_time.CopyFrom(conversion.timestamp_from_ms(time_ms))
-        return suppressions
+
+def _suppression(who: int, kept: Kept) -> account_pb2.Suppression:
+    """Somebody as the API has them: nameless once they are forgotten."""
+    suppression = account_pb2.Suppression(create_time=conversion.timestamp_from_ms(kept.since_ms))
+    if kept.name is not None and who == _CONTACT:
+        suppression.contact = kept.name
+    elif kept.name is not None:
+        suppression.address = kept.name
+    return suppression
 
 
 def _people(suppressions: Sequence[account_pb2.Suppression]) -> Iterator[Person]:
@@ -162,14 +176,3 @@ def _people(suppressions: Sequence[account_pb2.Suppression]) -> Iterator[Person]
 def _slices(people: Sequence[Person]) -> Iterator[Sequence[Person]]:
     step = bounds.SUPPRESSIONS_NOTED_MAX
     return (people[start : start + step] for start in range(0, len(people), step))
-
-
-def _clear(people: Sequence[Person]) -> bytes:
-    return revision_pb2.SealedSuppressions(
-        suppressions=[
-            account_pb2.Suppression(contact=text)
-            if who == _CONTACT
-            else account_pb2.Suppression(address=text)
-            for who, text in people
-        ]
-    ).SerializeToString()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17limiter/v1/access.proto\x12\nlimiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x02\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.limiter.v1.Role\x12+\n\x0bpermissions\x18\x04 \x03(\x0e\x32\x16.limiter.v1.Permission\x12\x10\n\x08\x61\x63\x63ounts\x18\x05 \x03(\t\x12\x11\n\tresources\x18\x06 \x03(\t\x12\x11\n\tcampaigns\x18\x07 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x65rtificate_name\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc1\x01\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tresources\x18\x03 \x03(\t\x12\x11\n\tcampaigns\x18\x04 \x03(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x02\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12-\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32\x1d.limiter.v1.AuditEntry.Action\x12\x10\n\x08resource\x18\x05 \x01(\t\"l\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\x12\x11\n\rACTION_REVOKE\x10\x04*\x80\x02\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPERMISSION_DECISIONS_CHECK\x10\x01\x12\x1f\n\x1bPERMISSION_DECISIONS_COMMIT\x10\x02\x12\x19\n\x15PERMISSION_USAGE_READ\x10\x03\x12 \n\x1cPERMISSION_RESTRICTIONS_READ\x10\x04\x12\x1c\n\x18PERMISSION_POLICIES_READ\x10\x05\x12\x1d\n\x19PERMISSION_POLICIES_WRITE\x10\x06\x12\x1b\n\x17PERMISSION_ACCESS_WRITE\x10\x07*b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_SENDER\x10\x02\x12\x0f\n\x0bROLE_MASTER\x10\x03\x12\x11\n\rROLE_OPERATOR\x10\x04\x42\x0f\x42\x0b\x41\x63\x63\x65ssProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17limiter/v1/access.proto\x12\nlimiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x02\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.limiter.v1.Role\x12+\n\x0bpermissions\x18\x04 \x03(\x0e\x32\x16.limiter.v1.Permission\x12\x10\n\x08\x61\x63\x63ounts\x18\x05 \x03(\t\x12\x11\n\tresources\x18\x06 \x03(\t\x12\x11\n\tcampaigns\x18\x07 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x65rtificate_name\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc1\x01\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tresources\x18\x03 \x03(\t\x12\x11\n\tcampaigns\x18\x04 \x03(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9a\x02\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12-\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32\x1d.limiter.v1.AuditEntry.Action\x12\x10\n\x08resource\x18\x05 \x01(\t\"\x7f\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\x12\x11\n\rACTION_REVOKE\x10\x04\x12\x11\n\rACTION_FORGET\x10\x05*\x80\x02\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPERMISSION_DECISIONS_CHECK\x10\x01\x12\x1f\n\x1bPERMISSION_DECISIONS_COMMIT\x10\x02\x12\x19\n\x15PERMISSION_USAGE_READ\x10\x03\x12 \n\x1cPERMISSION_RESTRICTIONS_READ\x10\x04\x12\x1c\n\x18PERMISSION_POLICIES_READ\x10\x05\x12\x1d\n\x19PERMISSION_POLICIES_WRITE\x10\x06\x12\x1b\n\x17PERMISSION_ACCESS_WRITE\x10\x07*b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_SENDER\x10\x02\x12\x0f\n\x0bROLE_MASTER\x10\x03\x12\x11\n\rROLE_OPERATOR\x10\x04\x42\x0f\x42\x0b\x41\x63\x63\x65ssProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limiter.v1.access_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\013AccessProtoP\001'
-  _globals['_PERMISSION']._serialized_start=888
-  _globals['_PERMISSION']._serialized_end=1144
-  _globals['_ROLE']._serialized_start=1146
-  _globals['_ROLE']._serialized_end=1244
+  _globals['_PERMISSION']._serialized_start=907
+  _globals['_PERMISSION']._serialized_end=1163
+  _globals['_ROLE']._serialized_start=1165
+  _globals['_ROLE']._serialized_end=1263
   _globals['_APIKEY']._serialized_start=73
   _globals['_APIKEY']._serialized_end=423
   _globals['_GROUP']._serialized_start=426
   _globals['_GROUP']._serialized_end=619
   _globals['_AUDITENTRY']._serialized_start=622
-  _globals['_AUDITENTRY']._serialized_end=885
+  _globals['_AUDITENTRY']._serialized_end=904
   _globals['_AUDITENTRY_ACTION']._serialized_start=777
-  _globals['_AUDITENTRY_ACTION']._serialized_end=885
+  _globals['_AUDITENTRY_ACTION']._serialized_end=904
 # @@protoc_insertion_point(module_scope)

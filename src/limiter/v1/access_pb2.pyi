@@ -262,6 +262,8 @@ class AuditEntry(_message.Message):
         """It was deleted."""
         ACTION_REVOKE: AuditEntry._Action.ValueType  # 4
         """It was revoked."""
+        ACTION_FORGET: AuditEntry._Action.ValueType  # 5
+        """A contact or an address of it was forgotten; whom, is kept nowhere."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
         """What was done to the resource."""
@@ -276,6 +278,8 @@ class AuditEntry(_message.Message):
     """It was deleted."""
     ACTION_REVOKE: AuditEntry.Action.ValueType  # 4
     """It was revoked."""
+    ACTION_FORGET: AuditEntry.Action.ValueType  # 5
+    """A contact or an address of it was forgotten; whom, is kept nowhere."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int

@@ -1052,3 +1052,65 @@ class ListSuppressionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSuppressionsResponse: _TypeAlias = ListSuppressionsResponse  # noqa: Y015
+
+@_typing.final
+class ForgetContactRequest(_message.Message):
+    """Request message for `PolicyService.ForgetContact`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `accounts/{account}`."""
+    contact: _builtins.str
+    """A person, whatever the address. See `Attempt.contact`."""
+    address: _builtins.str
+    """A contact point, whoever has it. See `Attempt.address`."""
+    validate_only: _builtins.bool
+    """Whether to check the request and answer as if it were carried out, but to erase nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        contact: _builtins.str = ...,
+        address: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "contact", b"contact", "who", b"who"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "contact", b"contact", "name", b"name", "validate_only", b"validate_only", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_who: _TypeAlias = _typing.Literal["contact", "address"]  # noqa: Y015
+    _WhichOneofArgType_who: _TypeAlias = _typing.Literal["who", b"who"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_who) -> _WhichOneofReturnType_who | None: ...
+
+Global___ForgetContactRequest: _TypeAlias = ForgetContactRequest  # noqa: Y015
+
+@_typing.final
+class ForgetContactResponse(_message.Message):
+    """Response message for `PolicyService.ForgetContact`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTRICTION_COUNT_FIELD_NUMBER: _builtins.int
+    SUPPRESSION_COUNT_FIELD_NUMBER: _builtins.int
+    restriction_count: _builtins.int
+    """How many restrictions named the contact or the address before."""
+    suppression_count: _builtins.int
+    """How many suppressions did: 0 or 1."""
+    def __init__(
+        self,
+        *,
+        restriction_count: _builtins.int = ...,
+        suppression_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["restriction_count", b"restriction_count", "suppression_count", b"suppression_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetContactResponse: _TypeAlias = ForgetContactResponse  # noqa: Y015

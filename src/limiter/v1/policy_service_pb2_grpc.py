@@ -153,6 +153,11 @@ class PolicyServiceStub:
                 request_serializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsRequest.SerializeToString,
                 response_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsResponse.FromString,
                 _registered_method=True)
+        self.ForgetContact = channel.unary_unary(
+                '/limiter.v1.PolicyService/ForgetContact',
+                request_serializer=limiter_dot_v1_dot_policy__service__pb2.ForgetContactRequest.SerializeToString,
+                response_deserializer=limiter_dot_v1_dot_policy__service__pb2.ForgetContactResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer:
@@ -470,6 +475,26 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetContact(self, request, context):
+        """Erases what could name one contact, or one address, of an account: from the restrictions that
+        are kept, those that are about to be written among them, and from the list of who has opted
+        out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
+        keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
+        erases the address, the time zone and the reference beside it as well; to forget an address
+        erases the reference, and leaves the contact unless that is the same text. What is denied later
+        is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: denials come faster than they can be written; ask again later.
+        - `UNAVAILABLE`: the server is draining, or its disk cannot be written. Some may be erased.
+        - `DATA_LOSS`: a restriction or a name is damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -577,6 +602,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ListSuppressions,
                     request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsRequest.FromString,
                     response_serializer=limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsResponse.SerializeToString,
+            ),
+            'ForgetContact': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetContact,
+                    request_deserializer=limiter_dot_v1_dot_policy__service__pb2.ForgetContactRequest.FromString,
+                    response_serializer=limiter_dot_v1_dot_policy__service__pb2.ForgetContactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1156,6 +1186,33 @@ class PolicyService:
             '/limiter.v1.PolicyService/ListSuppressions',
             limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsRequest.SerializeToString,
             limiter_dot_v1_dot_policy__service__pb2.ListSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetContact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limiter.v1.PolicyService/ForgetContact',
+            limiter_dot_v1_dot_policy__service__pb2.ForgetContactRequest.SerializeToString,
+            limiter_dot_v1_dot_policy__service__pb2.ForgetContactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -265,6 +265,22 @@ class PolicyServiceStub:
     - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
     """
+    ForgetContact: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ForgetContactRequest, _policy_service_pb2.ForgetContactResponse]
+    """Erases what could name one contact, or one address, of an account: from the restrictions that
+    are kept, those that are about to be written among them, and from the list of who has opted
+    out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
+    keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
+    erases the address, the time zone and the reference beside it as well; to forget an address
+    erases the reference, and leaves the contact unless that is the same text. What is denied later
+    is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: denials come faster than they can be written; ask again later.
+    - `UNAVAILABLE`: the server is draining, or its disk cannot be written. Some may be erased.
+    - `DATA_LOSS`: a restriction or a name is damaged.
+    """
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -498,6 +514,22 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
     - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
     - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+    """
+    ForgetContact: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ForgetContactRequest, _policy_service_pb2.ForgetContactResponse]  # type: ignore[assignment]
+    """Erases what could name one contact, or one address, of an account: from the restrictions that
+    are kept, those that are about to be written among them, and from the list of who has opted
+    out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
+    keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
+    erases the address, the time zone and the reference beside it as well; to forget an address
+    erases the reference, and leaves the contact unless that is the same text. What is denied later
+    is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+
+    Status codes:
+
+    - `INVALID_ARGUMENT`: a field breaks a rule.
+    - `RESOURCE_EXHAUSTED`: denials come faster than they can be written; ask again later.
+    - `UNAVAILABLE`: the server is draining, or its disk cannot be written. Some may be erased.
+    - `DATA_LOSS`: a restriction or a name is damaged.
     """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -855,6 +887,28 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         - `INVALID_ARGUMENT`: the parent, the page size or the page token is malformed.
         - `UNAVAILABLE`: the server is draining or its journal cannot be written.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetContact(
+        self,
+        request: _policy_service_pb2.ForgetContactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.ForgetContactResponse, _abc.Awaitable[_policy_service_pb2.ForgetContactResponse]]:
+        """Erases what could name one contact, or one address, of an account: from the restrictions that
+        are kept, those that are about to be written among them, and from the list of who has opted
+        out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
+        keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
+        erases the address, the time zone and the reference beside it as well; to forget an address
+        erases the reference, and leaves the contact unless that is the same text. What is denied later
+        is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+
+        Status codes:
+
+        - `INVALID_ARGUMENT`: a field breaks a rule.
+        - `RESOURCE_EXHAUSTED`: denials come faster than they can be written; ask again later.
+        - `UNAVAILABLE`: the server is draining, or its disk cannot be written. Some may be erased.
+        - `DATA_LOSS`: a restriction or a name is damaged.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

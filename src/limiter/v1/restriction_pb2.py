@@ -27,7 +27,7 @@ from limiter.v1 import attempt_pb2 as limiter_dot_v1_dot_attempt__pb2
 from limiter.v1 import decision_pb2 as limiter_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1climiter/v1/restriction.proto\x12\nlimiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18limiter/v1/attempt.proto\x1a\x19limiter/v1/decision.proto\"\xe4\x02\n\x0bRestriction\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12\x11\n\treference\x18\x02 \x01(\t\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.limiter.v1.Reason\x12.\n\rbinding_limit\x18\x04 \x01(\x0b\x32\x17.limiter.v1.LimitStatus\x12\x13\n\x0bpolicy_etag\x18\x05 \x01(\t\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64\x65nial_count\x18\x07 \x01(\x03\x12.\n\nfirst_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06shadow\x18\n \x01(\x08\"\xe4\x01\n\x17ListRestrictionsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontact\x18\x03 \x01(\t\x12\x10\n\x08limit_id\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"y\n\x18ListRestrictionsResponse\x12-\n\x0crestrictions\x18\x01 \x03(\x0b\x32\x17.limiter.v1.Restriction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rdropped_count\x18\x03 \x01(\x03\x42\x14\x42\x10RestrictionProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1climiter/v1/restriction.proto\x12\nlimiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18limiter/v1/attempt.proto\x1a\x19limiter/v1/decision.proto\"\xf7\x02\n\x0bRestriction\x12$\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x13.limiter.v1.Attempt\x12\x11\n\treference\x18\x02 \x01(\t\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.limiter.v1.Reason\x12.\n\rbinding_limit\x18\x04 \x01(\x0b\x32\x17.limiter.v1.LimitStatus\x12\x13\n\x0bpolicy_etag\x18\x05 \x01(\t\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64\x65nial_count\x18\x07 \x01(\x03\x12.\n\nfirst_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06shadow\x18\n \x01(\x08\x12\x11\n\tforgotten\x18\x0b \x01(\x08\"\xe4\x01\n\x17ListRestrictionsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontact\x18\x03 \x01(\t\x12\x10\n\x08limit_id\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"y\n\x18ListRestrictionsResponse\x12-\n\x0crestrictions\x18\x01 \x03(\x0b\x32\x17.limiter.v1.Restriction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rdropped_count\x18\x03 \x01(\x03\x42\x14\x42\x10RestrictionProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\020RestrictionProtoP\001'
   _globals['_RESTRICTION']._serialized_start=131
-  _globals['_RESTRICTION']._serialized_end=487
-  _globals['_LISTRESTRICTIONSREQUEST']._serialized_start=490
-  _globals['_LISTRESTRICTIONSREQUEST']._serialized_end=718
-  _globals['_LISTRESTRICTIONSRESPONSE']._serialized_start=720
-  _globals['_LISTRESTRICTIONSRESPONSE']._serialized_end=841
+  _globals['_RESTRICTION']._serialized_end=506
+  _globals['_LISTRESTRICTIONSREQUEST']._serialized_start=509
+  _globals['_LISTRESTRICTIONSREQUEST']._serialized_end=737
+  _globals['_LISTRESTRICTIONSRESPONSE']._serialized_start=739
+  _globals['_LISTRESTRICTIONSRESPONSE']._serialized_end=860
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,7 @@ class Restriction(_message.Message):
     FIRST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """The recipient's own reference, if the attempt was part of a batch."""
     reason: _decision_pb2.Reason.ValueType
@@ -50,6 +51,10 @@ class Restriction(_message.Message):
     shadow: _builtins.bool
     """Whether the attempt went all the same, because the limit is in `SHADOW`: it would have been
     denied. What is noted in mode `RECORD` is no attempt, and never listed.
+    """
+    forgotten: _builtins.bool
+    """Whether the contact, the address, the time zone or the reference has been erased from it, by
+    `PolicyService.ForgetContact`.
     """
     @_builtins.property
     def attempt(self) -> _attempt_pb2.Attempt:
@@ -86,10 +91,11 @@ class Restriction(_message.Message):
         first_time: _timestamp_pb2.Timestamp | None = ...,
         last_time: _timestamp_pb2.Timestamp | None = ...,
         shadow: _builtins.bool = ...,
+        forgotten: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "first_time", b"first_time", "last_time", b"last_time", "retry_time", b"retry_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "denial_count", b"denial_count", "first_time", b"first_time", "last_time", b"last_time", "policy_etag", b"policy_etag", "reason", b"reason", "reference", b"reference", "retry_time", b"retry_time", "shadow", b"shadow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "denial_count", b"denial_count", "first_time", b"first_time", "forgotten", b"forgotten", "last_time", b"last_time", "policy_etag", b"policy_etag", "reason", b"reason", "reference", b"reference", "retry_time", b"retry_time", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
