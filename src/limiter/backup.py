@@ -6,6 +6,7 @@ folder is, each LMDB environment compacted, beside a manifest that says what is 
     backup/                  0700
         manifest.json        written last: a copy without one was cut off
         journal/             the journal as it stood at one instant
+        people/              the names of who had opted out by then
         restrictions/        the log of restrictions, if there was one, as it stood a moment later
         digest-key           with the keys only
 
@@ -25,17 +26,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from limiter import errors, kinds, recovery
+from limiter import bounds, errors, kinds, recovery
 from limiter._core import Core
+from limiter._suppressions import Suppressions
 from limiter.history import History
 from limiter.journal import read_groups
 from limiter.keys import KeyStore
+from limiter.people_store import PeopleStore
 from limiter.policy import PolicyStore
 from limiter.service.revisions import Revisions
 from limiter.store import (
     KEY_NAME,
     DataFolder,
     LmdbJournal,
+    Snapshot,
     check_mark,
     copy_environment,
     read_digest_key,
@@ -46,9 +50,12 @@ from limiter.store import (
 
 __all__ = ["Manifest", "OnProgress", "Verified", "back_up", "compact", "restore", "verify"]
 
-_FORMAT_VERSION: Final = 1
+# Those of version 1 have no people: their journals hold the names.
+_FORMAT_VERSION: Final = 2
+_FORMAT_VERSION_OLDEST: Final = 1
 _MANIFEST_NAME: Final = "manifest.json"
-_ENVIRONMENTS: Final = ("journal", "restrictions")
+# In the order in which their instants are taken.
+_ENVIRONMENTS: Final = ("people", "journal", "restrictions")
 _SHARD: Final = 0
 
 # Told what is being done, how much of it is done, and how much there is of it.
@@ -71,7 +78,8 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a journal turned out to hold; instants are ms since the epoch."""
+    """What a data folder turned out to hold; instants are ms since the epoch, `people_count` how
+    many have opted out."""
 
     head: int
     tail: int
@@ -80,6 +88,7 @@ class Verified:
     account_count: int
     policy_revision: int
     last_event_ms: int
+    people_count: int
 
 
 def back_up(
@@ -93,8 +102,9 @@ def back_up(
     _require_absent(target)
     key = _required_key(data_dir)
     with _draft_of(target) as draft:
-        _copy_all(data_dir, draft, on_progress)
+        _copy_all(data_dir, draft, on_progress, is_live=True)
         head, tail, checksum = _check(draft / "journal", key, data_dir / KEY_NAME, on_progress)
+        _check_people(draft, key, on_progress)
         if include_keys:
             write_whole(draft / KEY_NAME, key)
         manifest = Manifest(
@@ -122,23 +132,26 @@ def restore(
     manifest = _read_manifest(source)
     key = _key_of(source, manifest, key_path)
     with _draft_of(data_dir) as draft:
-        _copy_all(source, draft, on_progress)
+        _copy_all(source, draft, on_progress, is_live=False)
         found = _check(draft / "journal", key, key_path or source / KEY_NAME, on_progress)
         if found != (manifest.head, manifest.tail, manifest.tail_checksum):
             raise errors.DataLoss(
                 "BACKUP_DAMAGED", f"the journal in {source} is not the one of its manifest"
             )
+        _check_people(draft, key, on_progress)
         write_whole(draft / KEY_NAME, key)
     return manifest
 
 
-def verify(data_dir: Path, on_progress: OnProgress) -> Verified:
-    """Reads and replays the journal of a data folder or a backup with keys, also under a working
-    server. Raises DataLoss at the first thing that is not as it was written."""
-    key = _required_key(data_dir)
+def verify(data_dir: Path, on_progress: OnProgress, key_path: Path | None = None) -> Verified:
+    """Reads and replays the journal of a data folder or a backup, also under a working server, and
+    reads the names beside it; `key_path` is the digest key of a backup without keys. Raises
+    FailedPrecondition where no key is at hand, and DataLoss at the first thing that is not as it
+    was written."""
+    key = _required_key(data_dir) if key_path is None else _key_at(key_path)
     journal = LmdbJournal(data_dir / "journal", must_exist=True, read_only=True)
     try:
-        check_mark(journal, key, data_dir / KEY_NAME)
+        check_mark(journal, key, key_path or data_dir / KEY_NAME)
         policies, key_store = PolicyStore(), KeyStore()
         core = Core(key, policies.bind, kinds.define_kind)
         core.recall_from(History(core, journal, _SHARD))
@@ -148,6 +161,14 @@ def verify(data_dir: Path, on_progress: OnProgress) -> Verified:
             on_progress("replaying the journal", progress.group_count, progress.group_total)
 
         recovered = recovery.recover(journal, _SHARD, core, revisions.restore, report)
+        people_count, has_all = _check_people(data_dir, key, on_progress, Suppressions(core))
+        if not has_all and journal.tail(_SHARD) == recovered.tail:
+            # Else somebody may have been let in again since.
+            raise errors.DataLoss(
+                "PEOPLE_MISSING",
+                f"{data_dir / 'people'} lacks names of people who have opted out by the journal"
+                " beside it: restore both from one backup",
+            )
         return Verified(
             journal.head(_SHARD),
             recovered.tail,
@@ -156,6 +177,7 @@ def verify(data_dir: Path, on_progress: OnProgress) -> Verified:
             core.account_count,
             policies.revision,
             core.last_event_ms,
+            people_count,
         )
     finally:
         journal.close()
@@ -186,10 +208,46 @@ def _replace(path: Path, key: bytes, on_progress: OnProgress) -> None:
     replace_environment(path, draft)
 
 
-def _copy_all(source: Path, draft: Path, on_progress: OnProgress) -> None:
-    for place, name in enumerate(_present(source)):
-        on_progress(f"copying {name}", place, len(_ENVIRONMENTS))
-        copy_environment(source / name, draft / name)
+def _copy_all(source: Path, draft: Path, on_progress: OnProgress, *, is_live: bool) -> None:
+    """Copies every environment. Under a working server nobody opts out or in between the instants
+    of the first two: whoever has opted out by the one has a name in the other."""
+    names = _present(source)
+    with contextlib.ExitStack() as stack:
+        snapshots = [
+            stack.enter_context(
+                contextlib.closing(Snapshot(source / name, hold=is_live and name == "people"))
+            )
+            for name in names
+        ]
+        for snapshot in snapshots:
+            snapshot.release()
+        for place, (name, snapshot) in enumerate(zip(names, snapshots, strict=True)):
+            on_progress(f"copying {name}", place, len(names))
+            snapshot.copy(draft / name)
+
+
+def _check_people(
+    folder: Path, key: bytes, on_progress: OnProgress, members: Suppressions | None = None
+) -> tuple[int, bool]:
+    """How many people the folder holds, once the name of each has been opened, and whether all of
+    the `members` are among them. Folders of older versions have none."""
+    if "people" not in _present(folder):
+        return 0, True
+    store = PeopleStore(folder / "people", key, read_only=True)
+    try:
+        on_progress("checking who has opted out", 0, 1)
+        count = store.check()
+        if members is None or not store.is_complete:
+            return count, True
+        for account in members.accounts():
+            position = place = 0
+            while noted := members.page(account, position, place, bounds.PAGE_SIZE_MAX):
+                position, place = noted[-1].position, noted[-1].place
+                if None in store.find(account, [each.key for each in noted]):
+                    return count, False
+        return count, True
+    finally:
+        store.close()
 
 
 def _check(path: Path, key: bytes, key_path: Path, on_progress: OnProgress) -> tuple[int, int, int]:
@@ -236,24 +294,37 @@ def _required_key(data_dir: Path) -> bytes:
     if key is None:
         raise errors.FailedPrecondition(
             "DIGEST_KEY_MISSING",
-            f"{data_dir} has no {KEY_NAME}: it is no data folder, or a backup without keys",
+            f"{data_dir} has no {KEY_NAME}: it is no data folder, or a backup without keys,"
+            " whose key has to be named",
         )
     return key
 
 
 def _key_of(source: Path, manifest: Manifest, key_path: Path | None) -> bytes:
     if key_path is not None:
-        key = read_digest_key(key_path)
-        if key is None:
-            raise errors.FailedPrecondition("DIGEST_KEY_MISSING", f"there is no {key_path}")
-        return key
-    if not manifest.includes_keys:
+        return _key_at(key_path)
+    key = read_digest_key(source / KEY_NAME) if manifest.includes_keys else None
+    if key is None:
+        why = "its keys are missing" if manifest.includes_keys else "it was made without keys"
         raise errors.FailedPrecondition(
             "DIGEST_KEY_MISSING",
-            f"{source} was made without keys, and nothing in it can be read without them: name "
-            f"the {KEY_NAME} of the data folder that it was made of",
+            f"{source}: {why}, and nothing in it can be read without them: name the {KEY_NAME} of "
+            "the data folder that it was made of",
         )
-    return _required_key(source)
+    return key
+
+
+def _key_at(path: Path) -> bytes:
+    """The key in a file that somebody has named."""
+    try:
+        key = read_digest_key(path)
+    except OSError as error:
+        raise errors.FailedPrecondition(
+            "DIGEST_KEY_MISSING", f"{path} cannot be read: {error}"
+        ) from error
+    if key is None:
+        raise errors.FailedPrecondition("DIGEST_KEY_MISSING", f"there is no {path}")
+    return key
 
 
 def _read_manifest(source: Path) -> Manifest:
@@ -261,11 +332,11 @@ def _read_manifest(source: Path) -> Manifest:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields["format_version"]
-        if version != _FORMAT_VERSION:
+        if not _FORMAT_VERSION_OLDEST <= version <= _FORMAT_VERSION:
             raise errors.FailedPrecondition(
                 "BACKUP_FORMAT",
                 f"{source} has format version {version}, this version of limiter reads "
-                f"{_FORMAT_VERSION}: use the version that wrote it",
+                f"{_FORMAT_VERSION_OLDEST} to {_FORMAT_VERSION}: use the version that wrote it",
             )
         return Manifest(**fields)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -276,7 +347,11 @@ def _read_manifest(source: Path) -> Manifest:
 
 def _present(data_dir: Path) -> list[str]:
     """The environments that a folder has; the journal is always one."""
-    return [name for name in _ENVIRONMENTS if name == "journal" or (data_dir / name).is_dir()]
+    return [
+        name
+        for name in _ENVIRONMENTS
+        if name == "journal" or (data_dir / name / "data.mdb").exists()
+    ]
 
 
 def _byte_count(data_dir: Path) -> int:

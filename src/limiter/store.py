@@ -50,6 +50,7 @@ __all__ = [
     "KEY_NAME",
     "DataFolder",
     "LmdbJournal",
+    "Snapshot",
     "check_mark",
     "copy_environment",
     "create_environment",
@@ -534,25 +535,62 @@ def create_environment(path: Path, key: bytes, value: bytes) -> None:
     rename_folder(draft, path)
 
 
-def copy_environment(source: Path, target: Path) -> None:
-    """Copies an LMDB environment as it stands at one instant, compacted, and syncs the copy. Others
-    may write to it meanwhile. Raises FailedPrecondition where it cannot be read or written,
-    DataLoss where it was cut off."""
-    try:
-        target.mkdir(mode=0o700)
-        environment = _open_environment(source, read_only=True)
+class Snapshot:
+    """An LMDB environment as it stands at one instant, until `close`; others may write to it
+    meanwhile. With `hold` nobody, in whatever process, does so before `release`. Raises
+    FailedPrecondition where it cannot be read, DataLoss where it was cut off."""
+
+    def __init__(self, path: Path, *, hold: bool = False) -> None:
+        self._path = path
         try:
-            if missing_bytes(environment, source) > 0:
-                raise errors.DataLoss("JOURNAL_CORRUPT", f"{source / 'data.mdb'} was cut off")
-            environment.copy(str(target), compact=True)
-        finally:
-            environment.close()
-        _sync_file(target / "data.mdb")
-        _sync_folder(target)
-    except (OSError, lmdb.Error) as error:
-        raise errors.FailedPrecondition(
-            "DATA_FOLDER_UNUSABLE", f"{source} cannot be copied to {target}: {error}"
-        ) from error
+            self._env = _open_environment(path, read_only=not hold)
+        except (OSError, lmdb.Error) as error:
+            raise self._fault(error) from error
+        try:
+            if missing_bytes(self._env, path) > 0:
+                raise errors.DataLoss("JOURNAL_CORRUPT", f"{path / 'data.mdb'} was cut off")
+            self._holding = self._env.begin(write=True) if hold else None
+            self._reading = self._env.begin()
+        except BaseException as error:
+            self._env.close()
+            if isinstance(error, OSError | lmdb.Error):
+                raise self._fault(error) from error
+            raise
+
+    def release(self) -> None:
+        """Lets others write."""
+        if self._holding is not None:
+            self._holding.abort()
+            self._holding = None
+
+    def copy(self, target: Path) -> None:
+        """Copies it to a folder that is not there yet, compacted, and syncs the copy. Raises
+        FailedPrecondition where it cannot be read or written."""
+        try:
+            target.mkdir(mode=0o700)
+            self._env.copy(str(target), compact=True, txn=self._reading)
+            _sync_file(target / "data.mdb")
+            _sync_folder(target)
+        except (OSError, lmdb.Error) as error:
+            raise self._fault(error) from error
+
+    def close(self) -> None:
+        """Lets go of it. Idempotent."""
+        self.release()
+        self._reading.abort()
+        self._env.close()
+
+    def _fault(self, error: Exception) -> errors.FailedPrecondition:
+        return errors.FailedPrecondition(
+            "DATA_FOLDER_UNUSABLE", f"{self._path} cannot be copied: {error}"
+        )
+
+
+def copy_environment(source: Path, target: Path) -> None:
+    """Copies an LMDB environment as it stands now, compacted, and syncs the copy. Raises as
+    `Snapshot` does."""
+    with contextlib.closing(Snapshot(source)) as snapshot:
+        snapshot.copy(target)
 
 
 def missing_bytes(environment: lmdb.Environment, path: Path) -> int:

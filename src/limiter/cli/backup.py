@@ -24,6 +24,10 @@ DataDir = Annotated[
     Path, typer.Option("--data-dir", metavar="FOLDER", help="Where the server keeps its journal.")
 ]
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="The digest-key, for a backup without keys."),
+]
 
 _DEFAULT_FOLDER = Path("limiter-data")
 
@@ -58,10 +62,7 @@ def backup(
 def restore(
     source: Annotated[Path, typer.Argument(metavar="BACKUP", help="A folder of limiter backup.")],
     data_dir: DataDir = _DEFAULT_FOLDER,
-    key: Annotated[
-        Path | None,
-        typer.Option("--key", metavar="FILE", help="The digest-key, for a backup without keys."),
-    ] = None,
+    key: KeyOption = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Make a data folder of a backup, checking all of it. The folder must not be there yet."""
@@ -76,18 +77,22 @@ def restore(
     )
 
 
-def verify(data_dir: DataDir = _DEFAULT_FOLDER, output: Output = OutputFormat.TABLE) -> None:
+def verify(
+    data_dir: DataDir = _DEFAULT_FOLDER,
+    key: KeyOption = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
     """Read and replay all of a journal, also under a working server, or that of a backup."""
     from limiter import backup as backups
 
     with _bar() as on_progress:
-        found = backups.verify(data_dir, on_progress)
+        found = backups.verify(data_dir, on_progress, key)
     _tell(
         output,
         dataclasses.asdict(found),
         f"{data_dir}: groups {found.head:,} to {found.tail:,} are as they were written:"
         f" {found.event_count:,} events of {found.account_count:,} accounts, policies at revision"
-        f" {found.policy_revision:,}.",
+        f" {found.policy_revision:,}, {found.people_count:,} people who have opted out.",
     )
 
 
