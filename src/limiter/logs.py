@@ -1,21 +1,70 @@
 """The log: one line for each record, `key=value`, for people and for machines.
 
 What flows in: records of the standard library's logging. What flows out: lines on a stream. Fields
-given with `extra` follow the message under their own names. Nothing that a caller sent is logged
-but what an error message quotes, and that only quoted.
+given with `extra` follow the message under their own names.
+
+What always holds: no line names whom messages go to, nor what callers call their messages and
+requests. Of an exception its type and where it was raised are written; what it says only where that
+comes from the operating system, the interpreter or this program's own faults of storage, for
+others quote the value that they stumbled over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from types import TracebackType
+from typing import Any, Final, TextIO
 
-__all__ = ["LineFormatter", "configure"]
+from limiter import errors
+
+__all__ = ["LineFormatter", "configure", "tell_of_loop", "told"]
+
+_log: Final = logging.getLogger(__name__)
 
 # What every record has; the rest is what the caller gave with `extra`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+# Whose messages never quote what a caller sent; and a library of whose errors that holds.
+_PLAIN_SPOKEN: Final = (
+    OSError,
+    MemoryError,
+    NotImplementedError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+    NameError,
+    ArithmeticError,
+    ImportError,
+    asyncio.CancelledError,
+    errors.Unavailable,
+    errors.DataLoss,
+    errors.FailedPrecondition,
+)
+_PLAIN_SPOKEN_MODULE: Final = "lmdb"
+
+_WITHHELD: Final = "(what it says may name somebody, and is withheld)"
+
+
+def told(error: BaseException) -> str:
+    """What may be logged of an exception."""
+    kind = type(error)
+    if isinstance(error, _PLAIN_SPOKEN) or kind.__module__ == _PLAIN_SPOKEN_MODULE:
+        return str(error)
+    return f"{kind.__qualname__} {_WITHHELD}"
+
+
+def tell_of_loop(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Logs what nobody has caught in an event loop. The usual handler shows the arguments of
+    callbacks and the results of tasks."""
+    # What comes behind the first bracket is a callback's arguments.
+    what = str(context.get("message", "something failed")).partition("(")[0].partition("<")[0]
+    error = context.get("exception")
+    _log.error("event loop: %s", what.strip(), exc_info=error)
 
 
 class LineFormatter(logging.Formatter):
@@ -37,6 +86,34 @@ class LineFormatter(logging.Formatter):
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - a method of logging.Formatter
+        """The traceback, each exception in the chain as `told` tells it."""
+        kind, error, trace = ei
+        return "\n".join(_lines_of(error, trace)) if error is not None else str(kind)
+
+
+def _lines_of(error: BaseException, trace: TracebackType | None) -> list[str]:
+    """The lines of a traceback, those of what led to it first."""
+    lines: list[str] = []
+    chained: list[tuple[BaseException, TracebackType | None]] = []
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        chained.append((following, trace if following is error else following.__traceback__))
+        hidden = None if following.__suppress_context__ else following.__context__
+        following = following.__cause__ or hidden
+    for each, each_trace in reversed(chained):
+        lines.append("Traceback (most recent call last):")
+        # Where it was raised, in the source's own words; never the values of variables.
+        lines += "".join(traceback.format_tb(each_trace)).splitlines()
+        kind = type(each)
+        says = told(each)
+        name = kind.__qualname__
+        lines.append(says if says.startswith(f"{name} (") else f"{name}: {says}")
+        lines += [] if each is error else ["", "Which led to this:", ""]
+    return lines
 
 
 def configure(stream: TextIO, level: int = logging.INFO) -> None:

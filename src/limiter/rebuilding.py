@@ -17,6 +17,7 @@ from typing import Final
 
 from limiter import bounds, errors
 from limiter._core import Core
+from limiter.logs import told
 from limiter.model import Assignment
 from limiter.policy import PolicyStore
 
@@ -66,5 +67,5 @@ class Rebuilding:
             return self._rebuild.some(bounds.REBUILD_EVENTS_A_STEP)
         except errors.LimiterError as error:
             # That account keeps the limits of before; the others are not held up.
-            _log.error("a counter cannot be rebuilt: %s", error)
+            _log.error("a counter cannot be rebuilt: %s", told(error))
             return True

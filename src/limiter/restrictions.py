@@ -28,6 +28,7 @@ from typing import Final
 
 from limiter import bounds, errors
 from limiter._denials import DenialBatch, DenialBuffer
+from limiter.logs import told
 from limiter.restriction_records import Forgotten, Restriction, day_of, parts_of
 from limiter.restriction_store import Found, Position, RestrictionStore, Wanted
 
@@ -244,7 +245,7 @@ class RestrictionLog:
 
     def _note_failure(self, error: Exception) -> None:
         if not self._is_failing:
-            _log.error("what is denied is counted only, for now: %s", error)
+            _log.error("what is denied is counted only, for now: %s", told(error))
         self._is_failing = True
 
     def _trim(self) -> None:

@@ -660,6 +660,7 @@ def _allow_files() -> None:
 
 async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.tell_of_loop)
     stopped = asyncio.Event()
     server = Server(config)
 

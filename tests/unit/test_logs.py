@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import json
 import logging
 from collections.abc import Iterator
 
+import lmdb
 import pytest
 
-from limiter import logs
+from limiter import errors, logs
 
 
 @pytest.fixture
@@ -54,7 +57,84 @@ def test_a_traceback_follows_its_line(root: logging.Logger) -> None:
     first, *rest = stream.getvalue().splitlines()
     assert first.endswith('level=error logger=limiter.x message="it failed"')
     assert rest[0] == "Traceback (most recent call last):"
-    assert rest[-1] == "KeyError: 'lost'"
+    assert "raise KeyError" in rest[-2]
+    assert rest[-1].startswith("KeyError (")
+    assert "'lost'" not in rest[-1]
+
+
+def written_of(error: BaseException) -> str:
+    """What a log says of an exception that was raised."""
+    information = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("limiter.x", logging.ERROR, "", 0, "it failed", (), information)
+    return logs.LineFormatter().format(record)
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:  # noqa: BLE001 - whatever it is
+        return caught
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no zone ada"),
+        KeyError("ada"),
+        RuntimeError("ada"),
+        errors.InvalidArgument.for_field("attempt.contact", "ada is too long"),
+        errors.NotFound("NO_SUCH_THING", "there is no ada"),
+        Exception("ada"),
+    ],
+)
+def test_what_an_exception_quotes_is_withheld(error: Exception) -> None:
+    kept = errors.Unavailable("JOURNAL_UNAVAILABLE", "no space left on device")
+    texts = [
+        written_of(raised(error)),
+        written_of(raised(kept, raised(error))),
+        written_of(raised(error, raised(kept))),
+    ]
+    for text in texts:
+        assert "ada" not in text
+        assert f"{type(error).__name__} (" in text
+    for text in texts[1:]:
+        assert "Unavailable: no space left on device" in text
+        assert "Which led to this:" in text
+
+
+def test_what_the_system_says_is_kept() -> None:
+    for error in (
+        OSError(28, "No space left on device"),
+        lmdb.MapFullError("full"),
+        TypeError("x"),
+    ):
+        assert str(error) in written_of(raised(error))
+        assert logs.told(error) == str(error)
+
+
+def test_an_event_loop_tells_no_arguments(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(logs.tell_of_loop)
+
+    def fail(name: str) -> None:
+        raise ValueError(name)
+
+    async def fail_later() -> None:
+        task = loop.create_task(fail_async("ada"))
+        await asyncio.sleep(0)
+        del task
+
+    async def fail_async(name: str) -> None:
+        raise KeyError(name)
+
+    caplog.handler.setFormatter(logs.LineFormatter())
+    loop.call_soon(fail, "ada")
+    loop.run_until_complete(fail_later())
+    gc.collect()
+    loop.close()
+    assert "Exception in callback" in caplog.text
+    assert "never retrieved" in caplog.text
+    assert "ada" not in caplog.text.replace("fail_async", "")
 
 
 def test_only_what_matters_is_written(root: logging.Logger) -> None:
