@@ -33,7 +33,7 @@ import lmdb
 
 from limiter import bounds, errors
 from limiter.sealing import Sealer
-from limiter.store import create_environment, missing_bytes
+from limiter.store import create_environment, environment_fault, missing_bytes
 
 __all__ = ["Change", "Kept", "PeopleStore"]
 
@@ -90,8 +90,9 @@ class PeopleStore:
         ).digest()
         self._mark = hashlib.blake2b(folder_key, digest_size=16, person=b"limiter whose").digest()
         self._tag = lru_cache(4096)(self._make_tag)
-        # Guards the environment against being opened anew while somebody reads.
-        self._lock = threading.Lock()
+        # Guards the environment against being closed while somebody reads.
+        self._lock = threading.RLock()
+        self._is_closed = False
         # An empty folder is somebody's word that there is nothing to look for.
         self.may_lack_names = path.is_dir() and not any(path.iterdir())
         try:
@@ -107,15 +108,13 @@ class PeopleStore:
                 raise self._damaged("it was cut off")
             self.is_complete = self._read_meta()
         except BaseException:
-            self._env.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Closes the environment. Idempotent."""
-        with self._lock:
-            if self._env is not None:
-                self._env.close()
-            self._env = None
+        self._is_closed = True
+        self._let_go()
 
     # --- Writing ----------------------------------------------------------------------------------
 
@@ -156,22 +155,10 @@ class PeopleStore:
                 make(transaction)
         except (OSError, lmdb.Error) as error:
             # What LMDB thinks of a file that it could not write is not relied on.
-            self._open_anew()
+            self._let_go()
             raise errors.Unavailable(
                 "PEOPLE_UNAVAILABLE", f"{self._path} cannot be written: {error}"
             ) from error
-
-    def _open_anew(self) -> None:
-        with self._lock:
-            if self._env is not None:
-                self._env.close()
-                self._env = None
-                try:
-                    self._env = self._opened()
-                except (OSError, lmdb.Error) as error:
-                    raise errors.Unavailable(
-                        "PEOPLE_UNAVAILABLE", f"{self._path} cannot be opened: {error}"
-                    ) from error
 
     # --- Reading ----------------------------------------------------------------------------------
 
@@ -223,14 +210,30 @@ class PeopleStore:
                 with self._environment().begin() as transaction:
                     return read(transaction)
             except lmdb.Error as error:
-                raise self._damaged(f"it cannot be read: {error}") from error
+                message = f"{self._path} cannot be read: {error}"
+                raise environment_fault(error, message, "PEOPLE") from error
 
     # --- The environment --------------------------------------------------------------------------
 
     def _environment(self) -> lmdb.Environment:
-        if self._env is None:
-            raise errors.Unavailable("PEOPLE_UNAVAILABLE", f"{self._path} is closed")
-        return self._env
+        """The environment, opened anew after a write that failed."""
+        with self._lock:
+            if self._is_closed:
+                raise errors.Unavailable("PEOPLE_UNAVAILABLE", f"{self._path} is closed")
+            if self._env is None:
+                try:
+                    self._env = self._opened()
+                except (OSError, lmdb.Error) as error:
+                    raise errors.Unavailable(
+                        "PEOPLE_UNAVAILABLE", f"{self._path} cannot be opened: {error}"
+                    ) from error
+            return self._env
+
+    def _let_go(self) -> None:
+        with self._lock:
+            if self._env is not None:
+                self._env.close()
+            self._env = None
 
     def _opened(self) -> lmdb.Environment:
         return lmdb.open(

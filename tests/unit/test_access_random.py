@@ -33,6 +33,7 @@ WHOLE = {
     *("Confirm", "Cancel", "GetActivity", "SimulatePolicy"),
     *("CreatePolicy", "UpdatePolicy", "DeletePolicy", "ClonePolicy", "RollbackPolicy"),
     *("UpdateAccount", "AddSuppressions", "RemoveSuppressions", "ListSuppressions"),
+    "ForgetContact",
     *("CreateGroup", "UpdateGroup", "DeleteGroup"),
 }
 # What names no account; the servicer looks at each key and each account by itself.

@@ -268,11 +268,12 @@ class PolicyServiceStub:
     ForgetContact: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ForgetContactRequest, _policy_service_pb2.ForgetContactResponse]
     """Erases what could name one contact, or one address, of an account: from the restrictions that
     are kept, those that are about to be written among them, and from the list of who has opted
-    out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
-    keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
-    erases the address, the time zone and the reference beside it as well; to forget an address
-    erases the reference, and leaves the contact unless that is the same text. What is denied later
-    is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+    out. Nothing is decided differently afterwards: counts stand until their windows end,
+    restrictions keep their counts and times, and who has opted out stays so, by a digest. To
+    forget a contact erases the address, the time zone and the reference beside it as well; to
+    forget an address erases the reference, and leaves the contact unless that is the same text.
+    What is denied later is noted anew. Idempotent. `ListAuditEntries` tells where something was
+    erased, but not whom it named.
 
     Status codes:
 
@@ -518,11 +519,12 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     ForgetContact: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ForgetContactRequest, _policy_service_pb2.ForgetContactResponse]  # type: ignore[assignment]
     """Erases what could name one contact, or one address, of an account: from the restrictions that
     are kept, those that are about to be written among them, and from the list of who has opted
-    out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
-    keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
-    erases the address, the time zone and the reference beside it as well; to forget an address
-    erases the reference, and leaves the contact unless that is the same text. What is denied later
-    is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+    out. Nothing is decided differently afterwards: counts stand until their windows end,
+    restrictions keep their counts and times, and who has opted out stays so, by a digest. To
+    forget a contact erases the address, the time zone and the reference beside it as well; to
+    forget an address erases the reference, and leaves the contact unless that is the same text.
+    What is denied later is noted anew. Idempotent. `ListAuditEntries` tells where something was
+    erased, but not whom it named.
 
     Status codes:
 
@@ -897,11 +899,12 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.ForgetContactResponse, _abc.Awaitable[_policy_service_pb2.ForgetContactResponse]]:
         """Erases what could name one contact, or one address, of an account: from the restrictions that
         are kept, those that are about to be written among them, and from the list of who has opted
-        out. Nothing is decided differently afterwards: counts stand until their windows end, restrictions
-        keep their counts and times, and who has opted out stays so, by a digest. To forget a contact
-        erases the address, the time zone and the reference beside it as well; to forget an address
-        erases the reference, and leaves the contact unless that is the same text. What is denied later
-        is noted anew. Idempotent. What was erased, but not whom, is told by `ListAuditEntries`.
+        out. Nothing is decided differently afterwards: counts stand until their windows end,
+        restrictions keep their counts and times, and who has opted out stays so, by a digest. To
+        forget a contact erases the address, the time zone and the reference beside it as well; to
+        forget an address erases the reference, and leaves the contact unless that is the same text.
+        What is denied later is noted anew. Idempotent. `ListAuditEntries` tells where something was
+        erased, but not whom it named.
 
         Status codes:
 
