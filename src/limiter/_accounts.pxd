@@ -35,6 +35,8 @@ cdef struct Account:
     uint8_t inline_count       # kinds kept for inline limits, whether the binding has them too
     uint8_t lent_count         # kinds that are only lent
     uint8_t watch              # whether somebody is told of changes; see WATCH_NOBODY
+    uint8_t is_used            # since a sweep has passed
+    uint8_t is_being_imaged    # an image of it is on its way to the disk
     DenseIndex contacts
     int64_t sequence           # commits so far
     uint64_t last_position     # of its newest event that is not a denial, 0 = none
@@ -43,6 +45,19 @@ cdef struct Account:
     HoldRow* holds             # owned; the commits that are held, in the order of their lapses
     uint32_t hold_count
     uint32_t hold_capacity
+    uint32_t unimaged_count    # events since its newest image
+    uint32_t pin_count         # of those who rely on its staying in memory
+    uint64_t counted_bytes     # of memory, as of the last time it was looked
+
+cdef struct Absence:
+    # What is known of an account that is not in memory.
+    uint64_t last_position     # of its newest event that is not a denial, 0 = as its image says
+    uint64_t last_denial       # of its newest denial, 0 = as its image says
+    uint32_t unimaged_count    # events since its newest image
+
+cdef class Carrier:
+    # Brings accounts back into memory that have left it.
+    cdef Account* bring(self, uint32_t id) except? NULL
 
 cdef class Filler:
     # Fills the counters of kinds that an account has just begun to keep.
@@ -50,10 +65,15 @@ cdef class Filler:
 
 cdef class Accounts:
     cdef Filler filler
+    cdef Carrier carrier       # None where accounts never leave memory
     cdef Keys keys
     cdef NameTable names
     cdef Account** by_name     # owned; [name id], NULL where no account has that name
     cdef uint32_t by_name_capacity
+    cdef Absence* absences     # owned; [name id] of what is known of accounts that are away
+    cdef uint32_t absence_capacity
+    cdef uint32_t imaged_names  # accounts with ids up to this may have an image
+    cdef bint defers           # whether a call for an account that is away is put off
     cdef readonly uint64_t count
     cdef uint32_t epoch
     cdef object bind
@@ -65,6 +85,14 @@ cdef class Accounts:
     cdef BoundPlan plan_of(self, Account* account, const Subject* subject)
     cdef void name_in(self, bytes text, Name* name) noexcept
     cdef Account* known(self, uint32_t id) noexcept nogil
+    cdef bint is_away(self, uint32_t id) noexcept nogil
+    cdef int require_here(self, uint32_t id) except -1
+    cdef Account* fetch(self, uint32_t id) except? NULL
+    cdef int reserve(self, uint32_t id) except -1
+    cdef int seat(self, Account* account) except -1
+    cdef Account* unseat(self, uint32_t id) noexcept
+    cdef Absence* absence_of(self, uint32_t id) except NULL
+    cdef void forget_absence(self, uint32_t id) noexcept
     cdef Account* find(self, const Subject* subject) except NULL
     cdef Account* make(self, Subject* subject) except NULL
     cdef int touch(self, Account* account, Name name) except -1
@@ -102,6 +130,11 @@ cdef class Accounts:
         self, Account* account, uint32_t places, int64_t now_ms
     ) noexcept nogil
     cdef void leave(self) noexcept
+
+cdef inline void note_event(Account* account, uint64_t position) noexcept nogil:
+    # The account's newest event that is no denial is at this position.
+    account.last_position = position
+    account.unimaged_count += 1
 
 cdef bint is_opted_out(const Account* account, const Subject* subject) noexcept nogil
 cdef void account_free(Account* account) noexcept

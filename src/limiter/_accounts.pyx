@@ -12,6 +12,10 @@ A Check of an account that does not exist asks the `visitor`, an account that is
 The kind of an inline limit is kept, in a place that the journal names, from the first commit on
 that it lets go. Before that it is only lent: filled for whoever asks, and forgotten when others
 come. Nobody can tell the two apart by what they count.
+
+An account may be away: then only its newest position is in memory, if that, and a Carrier brings it
+back. Whoever asks for it here waits for that; a hot call is put off instead (`Away`), before it has
+changed anything, until the account was brought behind the calls of others.
 """
 
 cimport cython
@@ -21,7 +25,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from limiter import bounds
-from limiter.errors import ResourceExhausted
+from limiter.errors import Away, ResourceExhausted
 from limiter._calendar cimport window_first_ms
 from limiter._counters cimport (
     KindState,
@@ -50,7 +54,6 @@ from limiter._kinds cimport (
     Transition,
     slice_of,
     matching,
-    mix_plans,
 )
 from limiter._names cimport names_find, names_free, names_insert
 from limiter._opt_outs cimport (
@@ -63,7 +66,8 @@ from limiter._opt_outs cimport (
 )
 from limiter._prefetch cimport prefetch
 from limiter._siphash cimport siphash64
-from limiter._subject cimport Keys, Name, Subject
+from limiter._subject cimport Name, Subject
+from limiter._transition cimport plan_between
 from limiter._types cimport (
     DIMENSION_ADDRESS,
     DIMENSION_CHANNEL,
@@ -155,33 +159,9 @@ cdef void settle_binding(Account* account) noexcept:
     account.transition = NULL
 
 
-cdef set unready_kinds(const Account* account):
-    # The kinds whose counters are still being filled.
-    cdef int slot
-    cdef set unready = set()
-    for slot in range(account.state_count):
-        if account.states[slot].building:
-            unready.add(<Kind>account.states[slot].kind.kind)
-    return unready
-
-
-cdef BoundPlan plan_between(
-    Transition transition, const Account* account, const Subject* subject, const Keys* keys
-):
-    # The plan that holds in a transition.
-    cdef BoundPlan former
-    cdef BoundPlan coming = transition.binding.plan_for(subject, keys)
-    cdef tuple key
-    if isinstance(transition.former, Transition):
-        former = plan_between(<Transition>transition.former, account, subject, keys)
-    else:
-        former = (<Binding>transition.former).plan_for(subject, keys)
-    key = (former, coming, int(account.building_count))
-    if key not in transition.mixed:
-        transition.mixed[key] = mix_plans(
-            former.plan, coming, transition.binding, unready_kinds(account)
-        )
-    return transition.mixed[key]
+cdef class Carrier:
+    cdef Account* bring(self, uint32_t id) except? NULL:
+        raise NotImplementedError
 
 
 cdef class Filler:
@@ -217,6 +197,7 @@ cdef class Accounts:
                 account_free(self.by_name[i])
                 free(self.by_name[i])
         free(self.by_name)
+        free(self.absences)
         free(self.undo)
         account_free(&self.visitor)
         names_free(&self.names)
@@ -228,53 +209,112 @@ cdef class Accounts:
         name.id = names_find(&self.names, name.text, name.hash)
 
     cdef Account* known(self, uint32_t id) noexcept nogil:
-        # The account with that name id, NULL if there is none.
+        # The account with that name id, NULL if there is none in memory.
         return self.by_name[id] if 0 < id < self.by_name_capacity else NULL
+
+    cdef bint is_away(self, uint32_t id) noexcept nogil:
+        # Whether the account with that name id, which is not in memory, may be elsewhere.
+        return 0 < id <= self.imaged_names or (
+            id < self.absence_capacity
+            and (self.absences[id].last_position != 0 or self.absences[id].last_denial != 0)
+        )
+
+    cdef int require_here(self, uint32_t id) except -1:
+        # Raises Away where the account is not in memory and the call can be put off.
+        if self.defers and self.known(id) == NULL and self.is_away(id):
+            raise Away(id)
+        return 0
+
+    cdef Account* fetch(self, uint32_t id) except? NULL:
+        # The account with that name id, brought back if it is away; NULL if there is none.
+        cdef Account* account = self.known(id)
+        if account == NULL and self.carrier is not None and self.is_away(id):
+            account = self.carrier.bring(id)
+        return account
 
     cdef Account* find(self, const Subject* subject) except NULL:
         # The attempt's account, bound to the policies that hold now; the visitor if there is none.
-        cdef Account* account = self.known(subject.account.id)
+        cdef Account* account = self.fetch(subject.account.id)
         if account == NULL:
             self.leave()
             account = &self.visitor
+        account.is_used = True
         if account.epoch != self.epoch:
             self.touch(account, subject.account)
         return account
 
     cdef Account* make(self, Subject* subject) except NULL:
         # The attempt's account, a new one if there is none.
-        cdef uint32_t id
-        cdef uint32_t capacity
-        cdef Account** by_name
         cdef Account* account
         if subject.account.id == 0:
             subject.account.id = names_insert(
                 &self.names, subject.account.text, subject.account.hash
             )
-        id = subject.account.id
-        if id >= self.by_name_capacity:
-            capacity = 2 * id + 64
-            by_name = <Account**>realloc(self.by_name, capacity * sizeof(Account*))
-            if by_name == NULL:
-                raise MemoryError
-            memset(
-                by_name + self.by_name_capacity,
-                0,
-                (capacity - self.by_name_capacity) * sizeof(Account*),
-            )
-            self.by_name = by_name
-            self.by_name_capacity = capacity
-        if self.by_name[id] == NULL:
+        account = self.fetch(subject.account.id)
+        if account == NULL:
             account = <Account*>calloc(1, sizeof(Account))
             if account == NULL:
                 raise MemoryError
-            account.name_id = id
-            self.by_name[id] = account
-            self.count += 1
-        account = self.by_name[id]
+            account.name_id = subject.account.id
+            self.seat(account)
+        account.is_used = True
         if account.epoch != self.epoch:
             self.touch(account, subject.account)
         return account
+
+    cdef int reserve(self, uint32_t id) except -1:
+        # Makes room for the account with that name id.
+        cdef uint32_t capacity = 2 * id + 64
+        cdef Account** by_name
+        if id < self.by_name_capacity:
+            return 0
+        by_name = <Account**>realloc(self.by_name, capacity * sizeof(Account*))
+        if by_name == NULL:
+            raise MemoryError
+        memset(
+            by_name + self.by_name_capacity,
+            0,
+            (capacity - self.by_name_capacity) * sizeof(Account*),
+        )
+        self.by_name = by_name
+        self.by_name_capacity = capacity
+        return 0
+
+    cdef int seat(self, Account* account) except -1:
+        # The account, which is then owned here, is in memory from now on.
+        self.reserve(account.name_id)
+        self.by_name[account.name_id] = account
+        self.count += 1
+        return 0
+
+    cdef Account* unseat(self, uint32_t id) noexcept:
+        # The account with that name id leaves memory; whoever asked owns it.
+        cdef Account* account = self.by_name[id]
+        self.by_name[id] = NULL
+        self.count -= 1
+        return account
+
+    cdef Absence* absence_of(self, uint32_t id) except NULL:
+        # What is known of the account with that name id while it is away; to be filled in.
+        cdef uint32_t capacity = 2 * id + 64
+        cdef Absence* absences
+        if id >= self.absence_capacity:
+            absences = <Absence*>realloc(self.absences, capacity * sizeof(Absence))
+            if absences == NULL:
+                raise MemoryError
+            memset(
+                absences + self.absence_capacity,
+                0,
+                (capacity - self.absence_capacity) * sizeof(Absence),
+            )
+            self.absences = absences
+            self.absence_capacity = capacity
+        return &self.absences[id]
+
+    cdef void forget_absence(self, uint32_t id) noexcept:
+        # The account with that name id is back, or has nothing but what its image says.
+        if id < self.absence_capacity:
+            memset(&self.absences[id], 0, sizeof(Absence))
 
     cdef int touch(self, Account* account, Name name) except -1:
         # Binds the account to what the policy layer says holds for it now.

@@ -45,6 +45,7 @@ cdef class Core:
     cdef object define_kind
     cdef object on_change      # is told which watched account has changed; None without watchers
     cdef object on_hold        # is told when a hold ends before all others; None while it need not
+    cdef int64_t forgotten_sequence  # accounts that were forgotten had no more commits than this
     cdef Terms plain           # of a commit that counts now and for good
 
     # --- attempts
@@ -109,6 +110,7 @@ cdef class Core:
     cdef int settle(
         self, Account* account, Subject* subject, const Event* event, uint64_t position
     ) except -1
+    cdef int remember(self, const Event* event, uint64_t position) except -1
     cdef int record_denial(self, Subject* subject, int64_t now_ms) except -1
 
     # --- what becomes of commits
@@ -123,7 +125,13 @@ cdef class Core:
     # --- replay
     cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1
     cdef int apply_name(self, const Event* event) except -1
-    cdef int apply_fate(self, const Event* event, Subject* subject, uint64_t position) except -1
-    cdef int apply_commit(self, const Event* event, Subject* subject, uint64_t position) except -1
-    cdef int apply_inline_kind(self, const Event* event, Subject* subject) except -1
+    cdef int apply_revision(self, const Event* event, object on_revision) except -1
+    cdef int denial_replayed(self, const Event* event, uint64_t position) except -1
+    cdef int apply_to(
+        self, Account* account, const Event* event, uint64_t position, bint shared
+    ) except -1
+    cdef int apply_commit(
+        self, Account* account, const Event* event, uint64_t position, bint shared
+    ) except -1
+    cdef int apply_inline_kind(self, Account* account, const Event* event) except -1
     cdef void forget_before(self, int64_t now_ms) noexcept

@@ -25,7 +25,7 @@ from limiter.errors import (
     InvalidArgument,
     ResourceExhausted,
 )
-from limiter._accounts cimport WATCH_NEXT, WATCH_TOLD, Account, Accounts
+from limiter._accounts cimport WATCH_NEXT, WATCH_TOLD, Account, Accounts, note_event
 from limiter._denials cimport DenialBuffer
 from limiter._event cimport (
     EVENT_BATCH_HEAD,
@@ -45,7 +45,7 @@ from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates
 from limiter._judge cimport Judge
 from limiter._kinds cimport BoundPlan, InlineRules, Kind, Rule, slice_of
 from limiter._names cimport names_insert
-from limiter._past cimport Past
+from limiter._past cimport Past, require_event_time
 from limiter._rebuild cimport Rebuild
 from limiter._recorder cimport Recorder
 from limiter._requests cimport (
@@ -69,27 +69,11 @@ from limiter._types cimport (
     Slice,
 )
 
-cdef int64_t EVENT_AGE_MS_MAX = bounds.EVENT_AGE_MS_MAX
 cdef int64_t RETENTION_MS = bounds.REQUEST_ID_RETENTION_MS
 cdef uint32_t REQUEST_IDS_MAX = bounds.REQUEST_IDS_MAX
 cdef uint32_t INLINE_KINDS_MAX = bounds.INLINE_KINDS_MAX
 # Old request ids are forgotten a few at a time, so that no call pays for many.
 cdef uint32_t FORGET_AT_ONCE = 4
-
-
-cdef int require_event_time(int64_t event_ms, int64_t now_ms) except -1:
-    # Raises InvalidArgument unless a message may have gone out then.
-    if event_ms > now_ms:
-        raise InvalidArgument.for_field(
-            "event_time", "lies in the future; a message is recorded once it has gone out"
-        )
-    if event_ms <= now_ms - EVENT_AGE_MS_MAX:
-        raise InvalidArgument.for_field(
-            "event_time",
-            f"lies more than {EVENT_AGE_MS_MAX // bounds.DAY_MS} days back, further than any window"
-            " reaches; do not record what is as old",
-        )
-    return 0
 
 
 @cython.final
@@ -157,7 +141,7 @@ cdef class Core:
         cdef const Account* found
         cdef Name known
         self.accounts.name_in(name, &known)
-        found = self.accounts.known(known.id)
+        found = self.accounts.fetch(known.id)
         if found == NULL:
             return 0, 0
         return found.last_position, found.last_denial
@@ -402,9 +386,10 @@ cdef class Core:
                 event.type = EVENT_INLINE_KIND
                 event.account = self.recorder.journalled_id(account.name_id)
                 event.time_ms = now_ms
+                event.previous_account = account.last_position
                 event.place = place
                 event.body = slice_of(rule.kind.definition)
-                self.recorder.append(&event)
+                note_event(account, self.recorder.append(&event))
                 self.accounts.put_inline(account, rule.kind, now_ms, place)
             slot = self.accounts.state_of(account, rule.row.kind)
             places |= <uint32_t>1 << account.states[slot].inline_place
@@ -454,7 +439,6 @@ cdef class Core:
     ) except -1:
         # Remembers what a batch was asked under its id, once one of its recipients is counted.
         cdef Event event
-        cdef RequestRow row
         if not key.given or requests_find(&self.requests, &key.request) != NULL:
             return 0
         memset(&event, 0, sizeof(Event))
@@ -463,13 +447,7 @@ cdef class Core:
         event.time_ms = now_ms
         event.request = key.request
         event.payload = key.payload
-        self.recorder.append(&event)
-        row.request = key.request
-        row.payload = key.payload
-        row.position = 0
-        row.sequence = 0
-        row.decide_ms = now_ms
-        return requests_remember(&self.requests, &row)
+        return self.remember(&event, self.recorder.append(&event))
 
     # ------------------------------------------------------------ journal
 
@@ -487,7 +465,7 @@ cdef class Core:
         cdef Event event
         self.recorder.fill_event(&event, subject, now_ms)
         event.type = EVENT_COMMIT
-        event.sequence = account.sequence + 1
+        event.sequence = (account.sequence or self.forgotten_sequence) + 1
         event.inline_places = inline_places
         event.recorded = terms.recorded
         event.hold_ms = terms.hold_ms
@@ -504,27 +482,22 @@ cdef class Core:
             event.payload = key.payload
         committed.position = self.recorder.append(&event)
         committed.sequence = event.sequence
-        return self.settle(account, subject, &event, committed.position)
+        self.settle(account, subject, &event, committed.position)
+        if key.given:
+            self.remember(&event, committed.position)
+        if terms.hold_ms:
+            self.past.hold(account, committed.position, now_ms + terms.hold_ms)
+        return 0
 
     cdef int settle(
         self, Account* account, Subject* subject, const Event* event, uint64_t position
     ) except -1:
-        # What a commit changes beside the counters, the same live and in replay.
-        cdef RequestRow row
+        # Where a commit stands among those of its account, the same live and in replay.
         account.sequence = event.sequence
-        account.last_position = position
+        note_event(account, position)
         account.contacts.rows[subject.contact_index].last_position = position
         if event.present & (1 << DIMENSION_ADDRESS):
             account.addresses.rows[subject.address_index].last_position = position
-        if event.has_request:
-            row.request = event.request
-            row.payload = event.payload
-            row.position = position
-            row.sequence = event.sequence
-            row.decide_ms = event.time_ms
-            requests_remember(&self.requests, &row)
-        if event.hold_ms:
-            self.past.hold(account, position, event.time_ms + event.hold_ms)
         return 0
 
     cdef int record_denial(self, Subject* subject, int64_t now_ms) except -1:
@@ -600,7 +573,7 @@ cdef class Core:
             self.past.confirm(account, commit)
         else:
             self.past.undo(account, commit, fate, now_ms)
-        account.last_position = self.recorder.append(&event)
+        note_event(account, self.recorder.append(&event))
         if account.watch:
             self.tell(account)
         return 0
@@ -608,43 +581,61 @@ cdef class Core:
     # ------------------------------------------------------------ replay
 
     cdef int apply(self, const Event* event, uint64_t position, object on_revision) except -1:
-        cdef RequestRow row
         cdef Subject subject
         if event.type == EVENT_NAME:
             return self.apply_name(event)
         self.recorder.last_event_ms = max(self.recorder.last_event_ms, event.time_ms)
         if event.type == EVENT_REVISION:
-            on_revision(
-                PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size),
-                event.time_ms,
-            )
-            return 0
-        memset(&subject, 0, sizeof(Subject))
-        subject.keys = &self.accounts.keys
-        self.past.name_of(event.account, &subject.account)
-        if event.type == EVENT_COMMIT:
-            return self.apply_commit(event, &subject, position)
+            return self.apply_revision(event, on_revision)
         if event.type == EVENT_DENIAL:
-            self.accounts.make(&subject).last_denial = position
-            if self.denials is not None:
-                self.denials.replayed(subject.account.text, position)
-            return 0
-        if event.type == EVENT_INLINE_KIND:
-            return self.apply_inline_kind(event, &subject)
-        if event.type == EVENT_UNDO or event.type == EVENT_CONFIRM:
-            return self.apply_fate(event, &subject, position)
-        if event.type == EVENT_OPT_OUTS:
-            return self.accounts.opt_out(
-                self.accounts.make(&subject), event.body, event.place, position
-            )
+            self.denial_replayed(event, position)
         if event.type == EVENT_BATCH_HEAD:
-            row.request = event.request
-            row.payload = event.payload
-            row.position = 0
-            row.sequence = 0
-            row.decide_ms = event.time_ms
             self.forget_before(event.time_ms)
-            requests_remember(&self.requests, &row)
+            return self.remember(event, position)
+        memset(&subject, 0, sizeof(Subject))
+        self.past.name_of(event.account, &subject.account)
+        return self.apply_to(self.accounts.make(&subject), event, position, True)
+
+    cdef int apply_revision(self, const Event* event, object on_revision) except -1:
+        on_revision(
+            PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size),
+            event.time_ms,
+        )
+        return 0
+
+    cdef int denial_replayed(self, const Event* event, uint64_t position) except -1:
+        # Tells the restrictions log of a denial that it may have missed.
+        cdef Name account
+        if self.denials is not None:
+            self.past.name_of(event.account, &account)
+            self.denials.replayed(account.text, position)
+        return 0
+
+    cdef int apply_to(
+        self, Account* account, const Event* event, uint64_t position, bint shared
+    ) except -1:
+        # Makes so what an event says of its account, and, unless that is known already, what it
+        # says of its commit that is not kept with the account.
+        if event.type == EVENT_DENIAL:
+            account.last_denial = position
+            account.unimaged_count += 1
+            return 0
+        if event.type == EVENT_COMMIT:
+            return self.apply_commit(account, event, position, shared)
+        if event.type == EVENT_INLINE_KIND:
+            self.apply_inline_kind(account, event)
+        elif event.type == EVENT_OPT_OUTS:
+            self.accounts.opt_out(account, event.body, event.place, position)
+        elif not shared:
+            self.past.uncount_at(account, event)
+        elif event.type == EVENT_CONFIRM:
+            self.past.confirm(account, event.commit)
+        else:
+            self.past.undo(account, event.commit, event.fate, event.time_ms)
+        if event.apart:
+            account.unimaged_count += 1
+        else:
+            note_event(account, position)
         return 0
 
     cdef int apply_name(self, const Event* event) except -1:
@@ -660,34 +651,41 @@ cdef class Core:
         return 0
 
     cdef int apply_commit(
-        self, const Event* event, Subject* subject, uint64_t position
+        self, Account* account, const Event* event, uint64_t position, bint shared
     ) except -1:
-        cdef Account* account
-        account = self.accounts.make(subject)
-        self.past.subject_of(event, account, subject)
-        if event.sequence != account.sequence + 1:
+        cdef Subject subject
+        self.past.subject_of(event, account, &subject)
+        # The first commit of an account that was forgotten goes on above those of before.
+        if event.sequence != account.sequence + 1 and (
+            account.sequence or event.sequence <= account.sequence
+        ):
             raise DataLoss(
                 "JOURNAL_CORRUPT",
                 f"an account's commit {event.sequence} follows its commit {account.sequence}",
             )
-        self.accounts.count_for_good(account, subject, event.counts_ms, event.time_ms)
+        self.accounts.count_for_good(account, &subject, event.counts_ms, event.time_ms)
         if event.inline_places:
             self.accounts.mark_inline_used(account, event.inline_places, event.time_ms)
-        if event.has_request:
-            self.forget_before(event.time_ms)
-        return self.settle(account, subject, event, position)
-
-    cdef int apply_fate(self, const Event* event, Subject* subject, uint64_t position) except -1:
-        cdef Account* account = self.accounts.make(subject)
-        if event.type == EVENT_CONFIRM:
-            self.past.confirm(account, event.commit)
-        else:
-            self.past.undo(account, event.commit, event.fate, event.time_ms)
-        account.last_position = position
+        self.settle(account, &subject, event, position)
+        if shared:
+            if event.has_request:
+                self.forget_before(event.time_ms)
+                self.remember(event, position)
+            if event.hold_ms:
+                self.past.hold(account, position, event.time_ms + event.hold_ms)
         return 0
 
-    cdef int apply_inline_kind(self, const Event* event, Subject* subject) except -1:
-        cdef Account* account = self.accounts.make(subject)
+    cdef int remember(self, const Event* event, uint64_t position) except -1:
+        # Remembers the request id of a commit, or of a batch's head.
+        cdef RequestRow row
+        row.request = event.request
+        row.payload = event.payload
+        row.position = position if event.type == EVENT_COMMIT else 0
+        row.sequence = event.sequence
+        row.decide_ms = event.time_ms
+        return requests_remember(&self.requests, &row)
+
+    cdef int apply_inline_kind(self, Account* account, const Event* event) except -1:
         cdef Kind kind = self.define_kind(
             PyBytes_FromStringAndSize(<const char*>event.body.data, event.body.size)
         )

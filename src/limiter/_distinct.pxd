@@ -48,6 +48,7 @@ cdef int distinct_expire(DistinctCounter* counter, int64_t first_ms) except -1 n
 cdef int distinct_restore(
     DistinctCounter* counter, WindowRules* window, uint32_t index, int64_t before_ms
 ) except -1 nogil
+cdef uint32_t distinct_members(DistinctCounter* counter, Seen* out) noexcept nogil
 cdef int64_t distinct_latest_ms(const DistinctCounter* counter, uint32_t index) noexcept nogil
 cdef int64_t distinct_oldest_ms(DistinctCounter* counter, uint32_t except_index) except? -2 nogil
 cdef int64_t distinct_passing_ms(

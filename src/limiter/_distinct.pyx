@@ -26,6 +26,7 @@ from limiter._calendar cimport WindowRules, unit_bounds, window_exit_ms, window_
 from limiter._index cimport NO_INDEX
 from limiter._messages cimport NEVER_MS
 from limiter._prefetch cimport prefetch
+from limiter._selection cimport select_ms
 from limiter._room cimport more_room
 
 # Above SPARSE_MAX members the dense form is cheaper; below SPARSE_BACK the sparse one is again.
@@ -465,26 +466,10 @@ cdef int dense_expire(DistinctCounter* counter, int64_t first_ms) except -1 nogi
         bucket_drop_front(dense)
 
 
-cdef uint32_t dense_gather(const DistinctCounter* counter, Seen* out) noexcept nogil:
-    # All members with their latest instants, in index order; `out` has room for `live`.
-    cdef const DenseSet* dense = counter.dense
-    cdef uint32_t size = 0
-    cdef uint32_t word
-    cdef uint32_t bit
-    for word in range(dense.universe // 64):
-        if dense.members[word]:
-            for bit in range(64):
-                if (dense.members[word] >> bit) & 1:
-                    out[size].index = word * 64 + bit
-                    out[size].at_ms = dense.latest_ms[word * 64 + bit]
-                    size += 1
-    return size
-
-
 cdef int dense_to_sparse(DistinctCounter* counter) except -1 nogil:
     cdef DenseSet* dense = counter.dense
     cdef Seen[64] few
-    cdef uint32_t size = dense_gather(counter, few)
+    cdef uint32_t size = distinct_members(counter, few)
     cdef uint32_t i
     counter.dense = NULL
     counter.live = 0
@@ -577,6 +562,37 @@ cdef int distinct_expire(DistinctCounter* counter, int64_t first_ms) except -1 n
     return 0
 
 
+cdef uint32_t distinct_members(DistinctCounter* counter, Seen* out) noexcept nogil:
+    # All members with their latest instants, roughly the earliest first; `out` has room for `live`.
+    # The bit of one that was met is cleared meanwhile, so that a second mention looks stale.
+    cdef DenseSet* dense = counter.dense
+    cdef Bucket* bucket
+    cdef uint32_t size = 0
+    cdef uint32_t position
+    cdef uint32_t i
+    if dense == NULL:
+        for i in range(counter.live):
+            out[i].index = counter.sparse_indices[i]
+            out[i].at_ms = counter.sparse_at_ms[i]
+        return counter.live
+    for i in range(dense.heap_size):
+        if is_latest(dense, &dense.heap[i]):
+            out[size] = dense.heap[i]
+            flip_member(dense, out[size].index)
+            size += 1
+    for position in range(dense.bucket_count):
+        bucket = bucket_at(dense, position)
+        for i in range(bucket.size):
+            if listed_here(dense, bucket, bucket.indices[i]):
+                out[size].index = bucket.indices[i]
+                out[size].at_ms = dense.latest_ms[bucket.indices[i]]
+                flip_member(dense, out[size].index)
+                size += 1
+    for i in range(size):
+        flip_member(dense, out[i].index)
+    return size
+
+
 cdef int64_t oldest_in_buckets_ms(const DenseSet* dense, uint32_t except_index) noexcept nogil:
     cdef int64_t oldest_ms = NEVER_MS
     cdef uint32_t position
@@ -619,37 +635,6 @@ cdef int64_t distinct_oldest_ms(DistinctCounter* counter, uint32_t except_index)
     return oldest_in_buckets_ms(dense, except_index)
 
 
-cdef int64_t select_ms(Seen* seen, uint32_t size, uint32_t rank) noexcept nogil:
-    # The instant of the given rank (0 = earliest); reorders `seen` (Hoare's selection).
-    cdef uint32_t low = 0
-    cdef uint32_t high = size - 1
-    cdef uint32_t i
-    cdef uint32_t j
-    cdef int64_t pivot
-    cdef Seen swapped
-    while low < high:
-        pivot = seen[low + (high - low) // 2].at_ms
-        i = low
-        j = high
-        while True:
-            while seen[i].at_ms < pivot:
-                i += 1
-            while seen[j].at_ms > pivot:
-                j -= 1
-            if i >= j:
-                break
-            swapped = seen[i]
-            seen[i] = seen[j]
-            seen[j] = swapped
-            i += 1
-            j -= 1
-        if rank <= j:
-            high = j
-        else:
-            low = j + 1
-    return seen[rank].at_ms
-
-
 cdef int64_t distinct_rank_ms(DistinctCounter* counter, uint32_t rank) except? -2 nogil:
     # The latest instant of the member that leaves as number `rank` (0 = the next one).
     cdef Seen* seen
@@ -662,7 +647,7 @@ cdef int64_t distinct_rank_ms(DistinctCounter* counter, uint32_t rank) except? -
     if seen == NULL:
         with gil:
             raise MemoryError
-    dense_gather(counter, seen)
+    distinct_members(counter, seen)
     at_ms = select_ms(seen, counter.live, rank)
     free(seen)
     return at_ms

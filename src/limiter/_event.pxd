@@ -11,12 +11,14 @@ cdef enum:
     EVENT_COMMIT = 2           # an allowed attempt, counted
     EVENT_DENIAL = 3           # a denied attempt
     EVENT_REVISION = 4         # a change of policies and assignments, opaque here
-    EVENT_INLINE_KIND = 5      # an account begins to keep an inline limit's kind of counter
+    EVENT_OLD_INLINE_KIND = 5  # as EVENT_INLINE_KIND, of older journals: it stands in no chain
     EVENT_BATCH_HEAD = 6       # a batch's request_id and what it was asked
     EVENT_UNDO = 7             # a commit counts no longer
     EVENT_CONFIRM = 8          # a commit is held no longer, but counts for good
-    EVENT_OPT_OUTS = 9         # people opt out of an account's messages, or in again
-    EVENT_TYPE_MAX = 9
+    EVENT_OLD_OPT_OUTS = 9     # as EVENT_OPT_OUTS, of older journals: it stands in no chain
+    EVENT_INLINE_KIND = 10     # an account begins to keep an inline limit's kind of counter
+    EVENT_OPT_OUTS = 11        # people opt out of an account's messages, or in again
+    EVENT_TYPE_MAX = 11
 
 cdef enum:
     EVENT_HEADER_BYTES = 4     # type in the low byte, body length in the other three
@@ -25,6 +27,7 @@ cdef enum:
 cdef struct Event:
     # Every field of every type; the ones that a type does not have stay zero.
     int type
+    bint apart                 # it is of an older journal and stands in no chain
     uint32_t account           # name id
     int64_t time_ms
     int64_t sequence           # account_sequence of a commit

@@ -17,11 +17,14 @@ offset in it; 0 is none.
                      previous_denial (which older journals leave out)
     NAME:            id text
     REVISION:        time bytes
-    INLINE_KIND:     account time place definition
+    INLINE_KIND:     account time previous_account place definition
     BATCH_HEAD:      account time request payload
     UNDO:            account time previous_account commit fate
     CONFIRM:         account time previous_account commit
-    OPT_OUTS:        account time place people (see _opt_outs)
+    OPT_OUTS:        account time previous_account place people (see _opt_outs)
+
+Inline kinds and opt-outs of older journals, under numbers of their own, leave previous_account out:
+they stand in no chain.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -146,6 +149,7 @@ cdef uint8_t* put_body(uint8_t* out, const Event* event, uint64_t position) noex
             if event.type == EVENT_UNDO:
                 out = put_varint(out, event.fate)
             return out
+        out = put_back(out, position, event.previous_account)
         out = put_varint(out, event.place)
     memcpy(out, event.body.data, event.body.size)
     return out + event.body.size
@@ -292,6 +296,8 @@ cdef void get_body(Cursor* cursor, Event* event, uint64_t position) noexcept nog
             if event.type == EVENT_UNDO:
                 event.fate = <int>get_varint(cursor)
             return
+        if not event.apart:
+            event.previous_account = get_back(cursor, position)
         event.place = <uint32_t>get_varint(cursor)
     event.body.data = cursor.data
     event.body.size = <uint32_t>(cursor.end - cursor.data)
@@ -315,6 +321,9 @@ cdef int event_read(
     cursor.data = data + EVENT_HEADER_BYTES
     cursor.end = cursor.data + length
     cursor.broken = False
+    if event.type == EVENT_OLD_INLINE_KIND or event.type == EVENT_OLD_OPT_OUTS:
+        event.apart = True
+        event.type = EVENT_INLINE_KIND if event.type == EVENT_OLD_INLINE_KIND else EVENT_OPT_OUTS
     get_body(&cursor, event, position)
     if cursor.broken or cursor.data != cursor.end:
         return 0

@@ -28,6 +28,7 @@ cdef struct FateTable:
     uint32_t due_size
     uint32_t due_capacity
     uint64_t* undone           # owned; ring of the positions of undone commits, oldest undo first
+    uint64_t forgotten_count   # undone commits that have left the ring, ever
     uint32_t undone_head
     uint32_t undone_size
     uint32_t undone_capacity   # power of two

@@ -244,4 +244,5 @@ cdef void fates_forget(FateTable* table, int64_t before_ms, uint32_t most) noexc
         remove_row(table, row)
         table.undone_head = (table.undone_head + 1) & (table.undone_capacity - 1)
         table.undone_size -= 1
+        table.forgotten_count += 1
         most -= 1

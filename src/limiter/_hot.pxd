@@ -40,6 +40,7 @@ cdef class Decider:
     cdef bint answer_usage(self, int64_t now_ms) except -1
     cdef bint answer_batch(self, int method, int64_t now_ms) except -1
     cdef int prepare(self, Subject* subject) except -1
+    cdef int prepare_here(self, Subject* subject) except -1
     cdef int64_t begin(self, int64_t now_ms) noexcept
     cdef InlineRules inline_rules(self)
     cdef InlineRules in_own_zone(self, InlineRules rules, const Subject* subject)

@@ -143,7 +143,7 @@ cdef class Decider:
         cdef Subject subject
         cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
-        self.prepare(&subject)
+        self.prepare_here(&subject)
         rules = self.in_own_zone(rules, &subject)
         self.core.decide(&subject, rules, now_ms, self.require_policy, view == VIEW_FULL)
         self.activity.note(OPERATION_CHECK, self.core.judge, &subject, False)
@@ -158,7 +158,7 @@ cdef class Decider:
         cdef int view = self.decoder.request.view or VIEW_FULL
         rules = self.inline_rules()
         key = self.request_keys.single(&self.decoder.request, rules)
-        self.prepare(&subject)
+        self.prepare_here(&subject)
         rules = self.in_own_zone(rules, &subject)
         terms.recorded = self.decoder.request.recorded
         terms.event_ms = self.decoder.request.event_ms
@@ -179,7 +179,7 @@ cdef class Decider:
 
     cdef bint answer_usage(self, int64_t now_ms) except -1:
         cdef Subject subject
-        self.prepare(&subject)
+        self.prepare_here(&subject)
         self.core.usage(&subject, None, now_ms)
         self.out.usage_response(self.core.judge.results, self.core.judge.count)
         return False
@@ -189,11 +189,11 @@ cdef class Decider:
         cdef RequestKey key
         rules = self.inline_rules()
         if method == METHOD_CHECK_BATCH:
-            self.prepare(&subject)
+            self.prepare_here(&subject)
             rules = self.in_own_zone(rules, &subject)
             return self.batches.answer_check(&subject, rules, now_ms)
         key = self.request_keys.batch(&self.decoder.request, rules)
-        self.prepare(&subject)
+        self.prepare_here(&subject)
         rules = self.in_own_zone(rules, &subject)
         return self.batches.answer_commit(&subject, rules, &key, now_ms)
 
@@ -206,6 +206,11 @@ cdef class Decider:
         self.core.prepare(&self.decoder.request.attempt, subject)
         self.zones.put(subject, zone, -1)
         return 0
+
+    cdef int prepare_here(self, Subject* subject) except -1:
+        # The same; raises Away where its account is to be brought into memory first.
+        self.prepare(subject)
+        return self.core.accounts.require_here(subject.account.id)
 
     cdef int64_t begin(self, int64_t now_ms) noexcept:
         # Instants never go back, whatever the caller's clock says. A call that raised may have

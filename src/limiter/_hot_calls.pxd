@@ -1,6 +1,6 @@
 # The hot methods under the native transport.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from limiter._core cimport Core
 from limiter._guard cimport Guard
@@ -24,6 +24,15 @@ cdef class Group:
     cdef int add(self, Stream* stream, uint64_t count) except -1
     cdef int settle_one(self, const Waiter* waiter, object failure, double now_s) except -1
 
+cdef class Parked:
+    cdef HotCalls calls
+    cdef uint32_t account      # that they wait for
+    cdef Stream** streams      # owned, and a reference to each
+    cdef size_t size
+    cdef size_t capacity
+
+    cdef int add(self, Stream* stream) except -1
+
 cdef class HotCalls(HotHandler):
     cdef Decider decider       # None while there is no engine
     cdef Core core
@@ -37,6 +46,9 @@ cdef class HotCalls(HotHandler):
     cdef int64_t now_ms        # of the bytes that are being dealt with; -1 = not asked yet
     cdef bint draining
     cdef readonly size_t stream_count   # CommitStreams that are open
+    cdef object bring          # gives a future of an account's being in memory
+    cdef dict parked           # the calls that wait for one, by account
+    cdef size_t parked_count
     cdef Spread times          # how long answers took, a row for each method; None unless observed
     cdef object tracer         # makes spans of calls; None unless they are traced
 
@@ -53,6 +65,7 @@ cdef class HotCalls(HotHandler):
     cdef int require_one_message(self, Stream* stream) except -1
     cdef int wait_for_group(self, Stream* stream, uint64_t count) except -1
     cdef int kick(self) except -1
+    cdef int park(self, Stream* stream, uint32_t account) except -1
     cdef int begin_span(self, Stream* stream) except -1
     cdef int tell_span(self, Stream* stream) except -1
     cdef int end_span(self, Stream* stream) except -1

@@ -15,7 +15,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport free, realloc
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -44,6 +44,7 @@ from limiter._spread cimport Spread
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
 cdef size_t PENDING_BYTES_MAX = bounds.PENDING_JOURNAL_BYTES_MAX
 cdef uint64_t WINDOW_MAX = bounds.STREAM_WINDOW_MAX
+cdef size_t PARKED_MAX = bounds.PARKED_CALLS_MAX
 cdef size_t STREAMS_MAX = bounds.CONCURRENT_STREAMS_MAX
 cdef size_t UNSENT_BYTES_MAX = bounds.CONNECTION_UNSENT_BYTES_MAX
 cdef uint64_t STREAM_UNSENT_BYTES_MAX = bounds.STREAM_UNREAD_BYTES_MAX
@@ -152,8 +153,67 @@ cdef class Group:
         connection.release(stream, waiter.offset)
         if not stream.answered:
             self.calls.begin()
-            self.calls.answer_stream(connection, stream)
+            self.calls.receive(connection, stream)
         return 0
+
+
+@cython.final
+cdef class Parked:
+    """The calls that wait for one account to be in memory."""
+
+    def __cinit__(self, HotCalls calls not None, uint32_t account):
+        self.calls = calls
+        self.account = account
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.size):
+            stream_release(self.streams[i])
+        free(self.streams)
+
+    cdef int add(self, Stream* stream) except -1:
+        cdef size_t capacity
+        cdef Stream** streams
+        if self.size == self.capacity:
+            capacity = 2 * self.capacity + 4
+            streams = <Stream**>realloc(self.streams, capacity * sizeof(Stream*))
+            if streams == NULL:
+                raise MemoryError
+            self.streams = streams
+            self.capacity = capacity
+        self.streams[self.size] = stream
+        self.size += 1
+        stream.references += 1
+        stream.is_parked = True
+        return 0
+
+    def go_on(self, future):
+        """Called when the account is in memory, or cannot be brought there."""
+        cdef size_t i
+        cdef Connection connection
+        cdef Stream* stream
+        failure = future.exception()
+        self.calls.parked_count -= self.size
+        if self.calls.parked.get(self.account) is self:
+            del self.calls.parked[self.account]
+        self.calls.begin()
+        touched = []
+        for i in range(self.size):
+            stream = self.streams[i]
+            stream.is_parked = False
+            if stream.connection == NULL or stream.answered:
+                continue
+            connection = <Connection>stream.connection
+            if not connection.dirty:
+                connection.dirty = True
+                touched.append(connection)
+            if failure is not None:
+                connection.finish(stream, self.calls.faults.trailers_of(failure))
+            else:
+                self.calls.receive(connection, stream)
+        for connection in touched:
+            connection.dirty = False
+            connection.flush()
 
 
 @cython.final
@@ -165,6 +225,7 @@ cdef class HotCalls(HotHandler):
         self.faults = faults
         self.absence = errors.Unavailable("JOURNAL_UNAVAILABLE", "the server is starting")
         self.now_ms = -1
+        self.parked = {}
 
     def attach(self, engine):
         """Decides with this Engine from now on."""
@@ -173,12 +234,14 @@ cdef class HotCalls(HotHandler):
         self.committer = engine.committer
         self.clock = engine.clock
         self.gate = engine.gate
+        self.bring = engine.bring
         self.group = None
         self.kicked = 0
 
     def detach(self, absence):
         """Answers every call with `absence` from now on."""
         self.decider = self.core = self.committer = self.group = None
+        self.parked = {}
         self.absence = absence
 
     def drain(self):
@@ -381,6 +444,11 @@ cdef class HotCalls(HotHandler):
             if stream.method == METHOD_COMMIT_STREAM:
                 return self.answer_stream(connection, stream)
             return self.answer_unary(connection, stream)
+        except errors.Away as away:
+            try:
+                return self.park(stream, away.account_id)
+            except errors.ResourceExhausted as error:
+                return connection.finish(stream, self.faults.trailers_of(error))
         except Exception as error:
             return connection.finish(stream, self.faults.trailers_of(error))
 
@@ -452,6 +520,8 @@ cdef class HotCalls(HotHandler):
         cdef size_t size
         if self.draining:
             return connection.finish(stream, self.faults.trailers_of(draining()))
+        if stream.is_parked:
+            return 0
         try:
             while self.pending(stream):
                 if stream.deadline_ns and time.monotonic_ns() >= stream.deadline_ns:
@@ -480,6 +550,8 @@ cdef class HotCalls(HotHandler):
                 else:
                     connection.release(stream, stream.reply_start + stream.reply.size)
                     self.answered(METHOD_COMMIT_STREAM, 1, connection.active_s, 0)
+        except errors.Away:
+            raise
         except Exception as error:
             return connection.finish(stream, self.faults.trailers_of(error))
         if stream.received_end:
@@ -533,6 +605,17 @@ cdef class HotCalls(HotHandler):
                 self.group = group
                 self.kicked = number
         return group.add(stream, count)
+
+    cdef int park(self, Stream* stream, uint32_t account) except -1:
+        # The stream's call is decided once the account is in memory.
+        cdef Parked parked = self.parked.get(account)
+        if self.parked_count >= PARKED_MAX:
+            raise overloaded("too many calls wait for accounts to be brought into memory")
+        if parked is None:
+            parked = self.parked[account] = Parked(self, account)
+            self.bring(account).add_done_callback(parked.go_on)
+        self.parked_count += 1
+        return parked.add(stream)
 
     cdef int kick(self) except -1:
         # Has a denial written that nobody waits for.

@@ -27,6 +27,7 @@ cdef struct Stream:
     bint received_end
     bint is_counted            # by the hot handler, among the streams that are open
     bint is_stalled            # the hot handler reads on once its replies have gone out
+    bint is_parked             # ... or once an account is in memory
     size_t header_bytes
     int64_t deadline_ns        # on the monotonic clock; 0 = none
     double unfinished_s        # since when the rest of a message is missing; 0 = none is

@@ -25,4 +25,5 @@ cdef void index_prefetch(const DenseIndex* index, const Digest* digest) noexcept
 cdef uint32_t index_find(const DenseIndex* index, const Digest* digest) noexcept nogil
 cdef int index_reserve(DenseIndex* index, uint32_t count) except -1 nogil
 cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFFFFFFFF nogil
+cdef int index_restore(DenseIndex* index, const IndexRow* rows, uint32_t size) except -1 nogil
 cdef void index_remove_last(DenseIndex* index) noexcept nogil

@@ -9,7 +9,7 @@ one of them up to 256 slots. It is read as four and cut, so that no size is told
 branch; hence a table ends in bytes that are no slot's.
 """
 
-from libc.stdlib cimport free, realloc, calloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -144,6 +144,19 @@ cdef uint32_t index_append(DenseIndex* index, const Digest* digest) except? 0xFF
     index.rows[index.size].last_position = 0
     index.size += 1
     return index.size - 1
+
+
+cdef int index_restore(DenseIndex* index, const IndexRow* rows, uint32_t size) except -1 nogil:
+    # Numbers these digests, in their order, in an index that is empty; `rows` may be unaligned.
+    cdef uint32_t slot_count = SLOTS_FIRST
+    if size == 0:
+        return 0
+    make_rows(index, size)
+    memcpy(index.rows, rows, size * sizeof(IndexRow))
+    index.size = size
+    while is_crowded(size, slot_count):
+        slot_count *= 2
+    return make_slots(index, slot_count)
 
 
 cdef void index_remove_last(DenseIndex* index) noexcept nogil:

@@ -36,6 +36,7 @@ cdef uint32_t entries_size(Slice body) noexcept nogil
 cdef int opt_outs_apply(
     OptOuts* opt_outs, Slice body, bint adds, uint64_t position
 ) except -1
+cdef int opt_outs_restore(OptOuts* opt_outs, const OptOutRow* rows, uint32_t count) except -1
 
 cdef enum:
     COUNT_BYTES = 4            # of the count that opens a body

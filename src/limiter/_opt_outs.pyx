@@ -9,7 +9,7 @@ The body of an event is a count (4 bytes, little end first) and so many entries 
 journals have what was sent in the clear behind those that were added, sealed, which is opaque here.
 """
 
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -163,4 +163,25 @@ cdef int opt_outs_apply(
         at += ENTRY_BYTES
     if size == 0:
         raise DataLoss("JOURNAL_CORRUPT", "a list of who has opted out is malformed")
+    return 0
+
+
+cdef int opt_outs_restore(OptOuts* opt_outs, const OptOutRow* rows, uint32_t count) except -1:
+    # Fills an empty set with rows as they were; `rows` may be unaligned.
+    cdef uint32_t slot_count = 16
+    cdef uint32_t i
+    while <uint64_t>count * 4 > <uint64_t>slot_count * 3:
+        slot_count *= 2
+    opt_outs.slots = <uint32_t*>calloc(slot_count, sizeof(uint32_t))
+    opt_outs.rows = <OptOutRow*>malloc(count * sizeof(OptOutRow))
+    if opt_outs.slots == NULL or opt_outs.rows == NULL:
+        raise MemoryError
+    memcpy(opt_outs.rows, rows, count * sizeof(OptOutRow))
+    opt_outs.slot_count = slot_count
+    opt_outs.capacity = count
+    opt_outs.row_count = count
+    for i in range(count):
+        if opt_outs.rows[i].who != WHO_NOBODY:
+            fill_slot(opt_outs, i)
+            opt_outs.count += 1
     return 0

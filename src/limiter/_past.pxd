@@ -17,6 +17,7 @@ cdef struct Restore:
     uint32_t index             # of a distinct counter: this member's ...
     int64_t latest_ms          # ... latest instant, as it was
 
+cdef int require_event_time(int64_t event_ms, int64_t now_ms) except -1
 cdef bint counts_in(const KindRules* kind, const Subject* subject) noexcept
 cdef bint key_in(const KindRules* kind, const Subject* subject, CounterKey* key) noexcept
 
@@ -53,8 +54,10 @@ cdef class Past:
     cdef int require_hold_room(self, const Account* account) except -1
     cdef int require_undo_room(self, uint64_t position) except -1
     cdef int hold(self, Account* account, uint64_t position, int64_t lapse_ms) except -1
+    cdef int note_hold(self, Account* account, uint64_t position, int64_t lapse_ms) except -1
     cdef int confirm(self, Account* account, uint64_t position) except -1
     cdef int undo(self, Account* account, uint64_t position, int fate, int64_t at_ms) except -1
+    cdef int uncount_at(self, Account* account, const Event* event) except -1
     cdef void unhold(self, Account* account, uint64_t position) noexcept
     cdef int uncount(
         self, Account* account, const Event* event, uint64_t position, int64_t now_ms
@@ -80,6 +83,8 @@ cdef class Past:
         uint64_t position,
         int64_t now_ms,
     ) except? -2
+
+    cdef bint is_lost(self, int64_t first_ms) except -1
 
     # --- looking ahead
     cdef int watch(self, Counter* counter) except -1

@@ -11,8 +11,8 @@ always holds:
 - a look ahead, which takes holds to have lapsed, changes nothing once it has been looked back.
 
 The walk goes back no further than the window, for an event counts at its own instant or earlier,
-and reads at most UNDO_WALK_EVENTS_MAX events. Beyond that the member stays where it is: it may
-leave late then, but never early.
+and reads at most UNDO_WALK_EVENTS_MAX events. Beyond that, and beyond what the journal keeps, the
+member stays where it is: it may leave late then, but never early.
 """
 
 cimport cython
@@ -22,7 +22,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memmove, memset
 
 from limiter import bounds
-from limiter.errors import DataLoss, ResourceExhausted
+from limiter.errors import DataLoss, InvalidArgument, ResourceExhausted
 from limiter._accounts cimport Account, Accounts, HoldRow
 from limiter._calendar cimport window_first_ms
 from limiter._counters cimport (
@@ -40,6 +40,7 @@ from limiter._distinct cimport distinct_latest_ms, distinct_restore
 from limiter._event cimport (
     EVENT_COMMIT,
     EVENT_HEADER_BYTES,
+    EVENT_UNDO,
     OFFSET_BITS,
     Event,
     event_read,
@@ -72,6 +73,7 @@ from limiter._types cimport (
 
 cdef uint32_t WALK_EVENTS_MAX = bounds.UNDO_WALK_EVENTS_MAX
 cdef uint32_t ACCOUNT_HOLDS_MAX = bounds.ACCOUNT_HOLDS_MAX
+cdef int64_t EVENT_AGE_MS_MAX = bounds.EVENT_AGE_MS_MAX
 cdef uint32_t FATES_MAX = bounds.FATES_MAX
 # No counter reaches further back than this.
 cdef int64_t REACH_MS = bounds.WINDOW_MS_MAX
@@ -104,6 +106,21 @@ cdef bint has_left(const KindRules* kind, const Event* event, int64_t now_ms) no
     return event.counts_ms < window_first_ms(
         kind.window, event.time_ms if kind.measure == MEASURE_RUN else now_ms
     )
+
+
+cdef int require_event_time(int64_t event_ms, int64_t now_ms) except -1:
+    # Raises InvalidArgument unless a message may have gone out then.
+    if event_ms > now_ms:
+        raise InvalidArgument.for_field(
+            "event_time", "lies in the future; a message is recorded once it has gone out"
+        )
+    if event_ms <= now_ms - EVENT_AGE_MS_MAX:
+        raise InvalidArgument.for_field(
+            "event_time",
+            f"lies more than {EVENT_AGE_MS_MAX // bounds.DAY_MS} days back, further than any window"
+            " reaches; do not record what is as old",
+        )
+    return 0
 
 
 @cython.final
@@ -250,6 +267,11 @@ cdef class Past:
 
     cdef int hold(self, Account* account, uint64_t position, int64_t lapse_ms) except -1:
         # A commit that has just been counted lapses at lapse_ms unless it is confirmed.
+        self.note_hold(account, position, lapse_ms)
+        return fates_hold(&self.fates, position, account.name_id, lapse_ms)
+
+    cdef int note_hold(self, Account* account, uint64_t position, int64_t lapse_ms) except -1:
+        # The account holds that commit; of those that end together, the first one lapses first.
         cdef uint32_t capacity
         cdef uint32_t place = account.hold_count
         cdef HoldRow* holds
@@ -260,8 +282,13 @@ cdef class Past:
                 raise MemoryError
             account.holds = holds
             account.hold_capacity = capacity
-        fates_hold(&self.fates, position, account.name_id, lapse_ms)
-        while place and account.holds[place - 1].lapse_ms > lapse_ms:
+        while place and (
+            account.holds[place - 1].lapse_ms > lapse_ms
+            or (
+                account.holds[place - 1].lapse_ms == lapse_ms
+                and account.holds[place - 1].position > position
+            )
+        ):
             account.holds[place] = account.holds[place - 1]
             place -= 1
         account.holds[place].lapse_ms = lapse_ms
@@ -288,6 +315,14 @@ cdef class Past:
             raise DataLoss("JOURNAL_CORRUPT", "a commit is confirmed that is not held")
         fates_confirm(&self.fates, position)
         self.unhold(account, position)
+        return 0
+
+    cdef int uncount_at(self, Account* account, const Event* event) except -1:
+        # What an event of the account changes in its counters, if it is an undo. What became of the
+        # commit is known already.
+        cdef Event commit
+        if event.type == EVENT_UNDO and self.commit_at(event.commit, &commit):
+            self.uncount(account, &commit, event.commit, event.time_ms)
         return 0
 
     cdef int undo(self, Account* account, uint64_t position, int fate, int64_t at_ms) except -1:
@@ -425,7 +460,14 @@ cdef class Past:
                 ):
                     best_ms = other.counts_ms
             at = other.previous_address if by_address else other.previous_contact
+        if at > state.after_position and best_ms < 0 and self.is_lost(first_ms):
+            return event.counts_ms
         return best_ms if best_ms >= 0 else NEVER_MS
+
+    cdef bint is_lost(self, int64_t first_ms) except -1:
+        # Whether what has counted at that instant or later may not be kept any more.
+        begins_ms = None if self.history is None else self.history.begins_ms()
+        return begins_ms is not None and begins_ms > first_ms
 
     # ------------------------------------------------------------ looking ahead
     #

@@ -18,7 +18,7 @@ from libc.stdlib cimport calloc, free
 
 from limiter import bounds
 from limiter.errors import InvalidArgument, ResourceExhausted
-from limiter._accounts cimport Account, is_opted_out
+from limiter._accounts cimport Account, Accounts, is_opted_out
 from limiter._core cimport Core
 from limiter._hours cimport ZoneTable
 from limiter._kinds cimport Binding, InlineRules, compile_limits
@@ -89,6 +89,8 @@ cdef class Planner:
     cdef ZoneTable zones
     cdef Subject subject       # the attempt to nobody
     cdef InlineRules inline_rules
+    cdef Accounts pinning      # among which ...
+    cdef uint32_t pinned       # ... this one stays in memory meanwhile; 0 = none
     cdef uint32_t barred_count  # recipients who have opted out
     cdef PlanRules rules
     cdef PlanCounters counters
@@ -122,6 +124,7 @@ cdef class Planner:
 
     def __dealloc__(self):
         free(self.reasons)
+        self.unpin()
 
     # ------------------------------------------------------------ what is asked
 
@@ -212,6 +215,14 @@ cdef class Planner:
             return self.give_reasons()
         return self.write()
 
+    cdef void unpin(self) noexcept:
+        cdef Account* account
+        if self.pinned and self.pinning is not None:
+            account = self.pinning.known(self.pinned)
+            if account != NULL:
+                account.pin_count -= 1
+        self.pinned = 0
+
     cdef int go_on(self, Phase phase) except -1:
         self.phase = phase
         self.cursor = 0
@@ -233,6 +244,10 @@ cdef class Planner:
         if request.inline_count:
             self.compile_for((<Binding>account.binding).time_zone)
             account = self.find_account()
+        # Contacts' numbers are to hold until everything is copied.
+        account.pin_count += 1
+        self.pinned = account.name_id
+        self.pinning = self.core.accounts
         # Names that nobody has used yet get ids that no name ever has.
         self.core.borrow_ids(account, &self.subject)
         self.subject.interned = True
@@ -356,6 +371,7 @@ cdef class Planner:
         self.schedule.start(now_ms)
         self.schedule.left -= self.barred_count
         self.schedule.steps += 50
+        self.unpin()
         if self.require_policy and not self.rules.plan.has_policy:
             return self.go_on(PHASE_REASONS)
         return self.go_on(PHASE_PLACE)

@@ -14,6 +14,7 @@ cdef class Rebuild(Filler):
     cdef Recorder recorder
     cdef uint32_t at_once      # events that are read while a call waits
     cdef bint patient          # everything is filled at once, however long it takes
+    cdef bint defers           # counters are filled by whoever brings the account back
     cdef dict waiting          # ids of the accounts with counters to fill, in order
     cdef uint32_t round_id     # the account that the present round comes to next; 0 = no round
     cdef object wake           # called when there is something to do

@@ -157,6 +157,8 @@ cdef class Rebuild(Filler):
     # ------------------------------------------------------------ who is next
 
     cdef int fill(self, Account* account) except -1:
+        if self.defers:
+            return 0
         if self.patient or self.past.replayed is not None:
             self.walk(account, self.recorder.last_event_ms, NO_END)
             return 0

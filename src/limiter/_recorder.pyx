@@ -137,4 +137,5 @@ cdef class Recorder:
             event.max_count = binding.max_count
             event.used_count = binding.used_count
         account.last_denial = self.append(&event)
+        account.unimaged_count += 1
         return 0

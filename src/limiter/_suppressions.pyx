@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from collections import namedtuple
 
-from limiter._accounts cimport Account, Accounts
+from limiter._accounts cimport Account, Accounts, note_event
 from limiter._core cimport Core
 from limiter._event cimport EVENT_OPT_OUTS, Event, event_read
 from limiter._kinds cimport slice_of
@@ -163,7 +163,7 @@ cdef class Suppressions:
         cdef Subject subject
         cdef const Account* found
         self.find(account, name, &subject)
-        found = self.core.accounts.known(subject.account.id)
+        found = self.core.accounts.fetch(subject.account.id)
         return found.opt_outs if found != NULL else NULL
 
     cdef int digest_of(self, int who, bytes text, Digest* digest) except -1:
@@ -196,9 +196,11 @@ cdef class Suppressions:
         event.type = EVENT_OPT_OUTS
         event.account = self.core.recorder.journalled_id(found.name_id)
         event.time_ms = max(now_ms, self.core.recorder.last_event_ms)
+        event.previous_account = found.last_position
         event.place = adds
         event.body = slice_of(body)
-        accounts.opt_out(found, event.body, adds, self.core.recorder.append(&event))
+        note_event(found, self.core.recorder.append(&event))
+        accounts.opt_out(found, event.body, adds, found.last_position)
         if found.watch:
             self.core.tell(found)
         return 0

@@ -137,8 +137,11 @@ cdef class Watch:
 
     def leave(self):
         """Nobody watches the account any more that was seen, if any was."""
+        cdef Account* account
         if self.account:
-            self.decider.core.accounts.by_name[self.account].watch = WATCH_NOBODY
+            account = self.decider.core.accounts.fetch(self.account)
+            if account != NULL:
+                account.watch = WATCH_NOBODY
 
     cdef int64_t first_change_ms(self, int64_t now_ms) noexcept:
         # After core.usage(): when the first of the statuses changes by itself.

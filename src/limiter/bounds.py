@@ -251,6 +251,40 @@ FATES_MAX: Final = 10_000_000
 # Recorded events that one undo reads to find where a person then stands.
 UNDO_WALK_EVENTS_MAX: Final = 10_000
 
+# --- Images ---------------------------------------------------------------------------------------
+
+# An account whose image is older than so many of its events, and one more for so many bytes that it
+# takes in memory, gets a new one: to walk back further would take longer than to read that.
+IMAGE_CHAIN_EVENTS_MAX: Final = 64
+IMAGE_BYTES_PER_CHAIN_EVENT: Final = 512
+
+# An account that takes up to so much is written in one go, well below a millisecond; a larger one
+# stands still meanwhile.
+IMAGE_AT_ONCE_BYTES_MAX: Final = 256 * 1024
+
+# Events that a start scans at most, about, since the newest baseline: a second or less.
+BASELINE_LAG_EVENTS_MAX: Final = 2_000_000
+
+# An account that nobody has asked for in so long leaves memory, whether there is room or not.
+IDLE_SWEEP_MS: Final = 2 * HOUR_MS
+
+# How long the journal is kept, and the least and most that it may be told to be.
+HISTORY_MS_DEFAULT: Final = 32 * DAY_MS
+HISTORY_MS_MIN: Final = 2 * DAY_MS
+HISTORY_MS_MAX: Final = 400 * DAY_MS
+
+# What a group takes on the disk beside its record: half a page, on average.
+JOURNAL_GROUP_OVERHEAD_BYTES: Final = 2048
+
+# The shares of the disk that the journal and the images may take; the restrictions log has a bound
+# of its own.
+JOURNAL_DISK_SHARE: Final = 0.6
+IMAGES_DISK_SHARE: Final = 0.4
+DISK_BYTES_MIN: Final = 256 * 1024 * 1024
+
+# Calls that wait for accounts to be brought into memory.
+PARKED_CALLS_MAX: Final = 10_000
+
 # --- Simulations ----------------------------------------------------------------------------------
 
 # One row of a trace, and a trace that is not in the order of time, which is sorted in memory.

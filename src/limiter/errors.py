@@ -20,6 +20,15 @@ class FieldViolation:
     description: str
 
 
+class Away(Exception):
+    """A call needs an account that is not in memory, and nothing has been done: it is to be
+    repeated once the account is there. `account_id` is the number of its name."""
+
+    def __init__(self, account_id: int) -> None:
+        super().__init__(account_id)
+        self.account_id = account_id
+
+
 class LimiterError(Exception):
     """Base of every fault. `code` is the canonical gRPC code's name, `reason` the ErrorInfo reason.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from limiter import errors
+from limiter import bounds, errors
 from limiter._event import first_instant_ms
 from limiter.journal import FIRST_SEQUENCE, GROUP_HEADER_BYTES, GroupSource, Journal
 
@@ -82,11 +82,17 @@ class History:
         if head == FIRST_SEQUENCE:
             return None
         for number in range(head, self._journal.tail(self._shard) + 1):
-            events = self.group(number)
-            begin_ms = None if events is None else first_instant_ms(events)
+            begin_ms = self.instant_of(number)
             if begin_ms is not None:
                 return begin_ms
-        return 0
+        # Nothing that is kept has happened at an instant: everything before now may be lost.
+        return bounds.INSTANT_MS_MAX
+
+    def instant_of(self, number: int) -> int | None:
+        """The instant of the first event of a group that has one; None where none has, or the group
+        is not kept."""
+        events = self.group(number)
+        return None if events is None else first_instant_ms(events)
 
     def group(self, number: int) -> bytes | None:
         """All packed events of one group; None when there is no such group, or not any more."""

@@ -229,12 +229,12 @@ def decode_group(shard: int, sequence: int, record: bytes, previous_checksum: in
     return Group(sequence, event_count, events, checksum)
 
 
-def read_groups(journal: Journal, shard: int) -> Iterator[Group]:
-    """Yields every kept group in order, verified, with its place in the chain.
+def read_groups(journal: Journal, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[Group]:
+    """Yields every kept group from `first` on in order, verified, with its place in the chain.
 
     Raises DataLoss at the first group that is missing or damaged, naming it.
     """
-    expected = journal.head(shard)
+    expected = max(first, journal.head(shard))
     tail = journal.tail(shard)
     # Before the very first group the chain starts at 0; before a trimmed one it is not known.
     previous_checksum = 0 if expected == FIRST_SEQUENCE else None

@@ -115,6 +115,18 @@ DESCRIPTIONS: Final = (
     Description("limiter_journal_pending_bytes", _GAUGE, "Their size."),
     Description("limiter_journal_bytes", _GAUGE, "The journal on disk."),
     Description("limiter_journal_quota_bytes", _GAUGE, "What it may take."),
+    Description(
+        "limiter_image_lag_events",
+        _GAUGE,
+        "Events of the journal that a start would scan: those behind the newest baseline.",
+    ),
+    Description("limiter_images_bytes", _GAUGE, "The images on disk."),
+    Description(
+        "limiter_account_memory_bytes", _GAUGE, "About what the accounts in memory take there."
+    ),
+    Description(
+        "limiter_arrivals_total", _COUNTER, "Accounts that calls had to be brought into memory for."
+    ),
     Description("limiter_journal_map_bytes", _GAUGE, "The address space that is set aside for it."),
     Description(
         "limiter_journal_failures_total",

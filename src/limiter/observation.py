@@ -23,6 +23,7 @@ from limiter._census import census
 from limiter._core import Core
 from limiter._spread import Spread
 from limiter.decision_names import OUTCOMES, REASONS
+from limiter.imaging import Standing
 from limiter.metrics import Distribution, Reading
 
 __all__ = ["DURATION_LIMITS_NS", "Held", "Observation"]
@@ -75,6 +76,13 @@ class Restrictions(Protocol):
     @property
     def dropped_count(self) -> int:
         """Denials that it could not keep, since the start."""
+
+
+class Images(Protocol):
+    """What is asked of the images."""
+
+    def standing(self) -> Standing:
+        """How they stand."""
 
 
 class Policies(Protocol):
@@ -143,6 +151,7 @@ class Held:
     core: Core
     journal: Journal
     policies: Policies
+    images: Images
     # None where there is no such log.
     restrictions: Restrictions | None = None
 
@@ -275,6 +284,7 @@ class Observation:
             return {}
         counted = census(self.held.core)
         journal, restrictions = self.held.journal, self.held.restrictions
+        images = self.held.images.standing()
         of_restrictions: dict[str, float] = {}
         if restrictions is not None:
             of_restrictions = {
@@ -292,6 +302,10 @@ class Observation:
             "limiter_journal_bytes": journal.used_bytes,
             "limiter_journal_quota_bytes": journal.quota_bytes,
             "limiter_journal_map_bytes": bounds.STORE_MAP_BYTES,
+            "limiter_image_lag_events": images.lag_event_count,
+            "limiter_images_bytes": images.used_bytes,
+            "limiter_account_memory_bytes": images.account_bytes,
+            "limiter_arrivals_total": images.arrival_count,
             "limiter_policy_revision": self.held.policies.revision,
         }
 

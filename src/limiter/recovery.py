@@ -1,7 +1,8 @@
 """From the journal to the state that it records: a restart changes nothing.
 
-What flows in: the groups on disk. What flows out: a core (and, through it, the policies) that stand
-where the last durable group left them, and the point at which group commit goes on.
+What flows in: the groups on disk, behind those that a baseline knows. What flows out: a core (and,
+through it, the policies) that stand where the last durable group left them, and the point at which
+group commit goes on.
 
 What always holds: groups are applied in order, each once and whole, and only after its checksum,
 its place in the chain and its count of events have been verified. The first thing that does not fit
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from limiter import errors
-from limiter.journal import Group, Journal, read_groups
+from limiter.journal import FIRST_SEQUENCE, Group, Journal, read_groups
 
 __all__ = ["OnRevision", "Progress", "Recovered", "Replayer", "recover"]
 
@@ -25,7 +26,7 @@ OnRevision = Callable[[bytes, int], None]
 
 
 class Replayer(Protocol):
-    """What is rebuilt: the core."""
+    """What is rebuilt: the core, or one that stands at a baseline."""
 
     def replay(self, group_number: int, events: bytes, on_revision: OnRevision) -> int:
         """Applies one group and returns its number of events."""
@@ -59,20 +60,31 @@ def recover(
     core: Replayer,
     on_revision: OnRevision,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    first: int = FIRST_SEQUENCE,
 ) -> Recovered:
-    """Replays all of a shard's groups into `core`, and says where they end.
+    """Replays a shard's groups into `core`, from the group `first` on, and says where they end.
 
     Blocks, so run it in a thread of its own when others are to run meanwhile. `on_revision` is
     called for each policy revision, in order, between the events before and after it; `on_progress`
     after each group, and what it raises ends the recovery. Raises DataLoss at the first group that
-    is missing, damaged, or does not hold what it says.
+    is missing, damaged, or does not hold what it says, and where the journal ends before `first`.
     """
     tail = journal.tail(shard)
-    group_total = tail - journal.head(shard) + 1
+    if first > max(tail, FIRST_SEQUENCE - 1) + 1:
+        raise errors.DataLoss(
+            "IMAGE_AHEAD",
+            f"journal shard {shard} ends at group {tail}, but the images beside it know group "
+            f"{first - 1}: restore both from one backup",
+        )
+    group_total = tail - max(first, journal.head(shard)) + 1
     checksum = group_count = event_count = 0
-    for group in read_groups(journal, shard):
-        _apply(shard, group, core, on_revision)
+    # The last one that is known already gives the checksum that the next one names.
+    for group in read_groups(journal, shard, first - 1):
         checksum = group.checksum
+        if group.sequence < first:
+            continue
+        _apply(shard, group, core, on_revision)
         group_count += 1
         event_count += group.event_count
         if on_progress is not None:

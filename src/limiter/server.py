@@ -52,34 +52,30 @@ from limiter import (
     zones,
 )
 from limiter._activity import Activity
-from limiter._core import Core
 from limiter._hot import Decider
 from limiter._hot_calls import HotCalls
-from limiter._suppressions import Suppressions
+from limiter._residence import Residence
 from limiter._watch import notify
 from limiter.alarms import Alarms
 from limiter.grpc_wire import Faults
-from limiter.history import History, first_position
-from limiter.journal import GroupCommitter, SequenceConflict
-from limiter.keys import KeyStore
+from limiter.history import first_position
+from limiter.image_store import ImageStore
+from limiter.journal import SequenceConflict
 from limiter.lapsing import Lapses
 from limiter.native import NativeServer
 from limiter.observation import Held
 from limiter.observing import Observing
 from limiter.operator_key import make_operator_key
-from limiter.people import People, settle_at_start
 from limiter.people_store import PeopleStore
-from limiter.policy import PolicyStore
-from limiter.rebuilding import Rebuilding
-from limiter.restrictions import RestrictionKeeper, RestrictionLog, check_settings
+from limiter.restrictions import RestrictionKeeper, check_settings
 from limiter.service import cold, decision, reflection, status
 from limiter.service.authorization import Gate
 from limiter.service.decision import DecisionService, Engine
 from limiter.service.health import Health
-from limiter.service.revisions import Revisions
 from limiter.service.test_clock import TestClockServicer
 from limiter.service.watching import Watching
-from limiter.store import DataFolder, LmdbJournal
+from limiter.state import Keeping, State
+from limiter.store import DataFolder
 from limiter.tls import ServerFiles
 from limiter.v1 import test_clock_service_pb2
 
@@ -98,9 +94,6 @@ _MEND_DELAY_S_MAX: Final = 30.0
 # default of 5 ms is as long as writing a group takes.
 _SWITCH_INTERVAL_S: Final = 0.0005
 
-# How often a long recovery says how far it is.
-_PROGRESS_INTERVAL_S: Final = 2.0
-
 _TEST_CLOCK_SERVICE: Final = test_clock_service_pb2.DESCRIPTOR.services_by_name["TestClockService"]
 
 
@@ -114,7 +107,10 @@ class Config:
     denies where no policy is assigned. `require_keys` asks every caller for a key; where others can
     reach the server that goes without saying, unless it is `insecure` or knows them by their
     certificates. `tls_cert` and `tls_key` are PEM files and go together; clients must show a
-    certificate of `tls_client_ca` if that is given. `journal_bytes_max` bounds the journal on disk,
+    certificate of `tls_client_ca` if that is given. `journal_bytes_max` and `images_bytes_max`
+    bound these on disk, `memory_bytes_max` what accounts take in memory (0: all there is); the
+    journal is kept for `history_ms`, and a start scans about `baseline_lag_events_max` events of it
+    at most.
     `restrictions_bytes_max` the restrictions log, which keeps what was denied for
     `restrictions_retention_ms`; 0 for no log. `metrics_port` is PORT (on this machine alone) or
     HOST:PORT, where metrics can be read; with `traces` calls have spans, sent as OpenTelemetry's
@@ -134,6 +130,10 @@ class Config:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     journal_bytes_max: int = 1 << 40
+    images_bytes_max: int = 1 << 40
+    memory_bytes_max: int = 0
+    history_ms: int = bounds.HISTORY_MS_DEFAULT
+    baseline_lag_events_max: int = bounds.BASELINE_LAG_EVENTS_MAX
     metrics_port: str = ""
     traces: bool = False
     restrictions_retention_ms: int = bounds.RESTRICTIONS_RETENTION_MS_DEFAULT
@@ -159,6 +159,16 @@ class Config:
                 )
         if self.journal_bytes_max <= 0:
             raise errors.InvalidArgument.for_field("journal_bytes_max", "must be positive")
+        if self.images_bytes_max <= 0:
+            raise errors.InvalidArgument.for_field("images_bytes_max", "must be positive")
+        if self.memory_bytes_max < 0:
+            raise errors.InvalidArgument.for_field("memory", "must be positive, or 0 for all")
+        if not bounds.HISTORY_MS_MIN <= self.history_ms <= bounds.HISTORY_MS_MAX:
+            raise errors.InvalidArgument.for_field(
+                "history",
+                f"must lie between {bounds.HISTORY_MS_MIN // bounds.DAY_MS} and"
+                f" {bounds.HISTORY_MS_MAX // bounds.DAY_MS} days",
+            )
         check_settings(self.restrictions_retention_ms, self.restrictions_bytes_max)
         if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
             raise errors.InvalidArgument.for_field(
@@ -170,94 +180,16 @@ class Config:
             )
 
     @property
+    def keeping(self) -> Keeping:
+        """What is kept where."""
+        return Keeping(self.memory_bytes_max, self.history_ms, self.baseline_lag_events_max)
+
+    @property
     def tls(self) -> ServerFiles | None:
         """The files of TLS, None without it."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return ServerFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
-
-
-class _State:
-    """Everything that stands on one opening of the journal, and falls with it."""
-
-    def __init__(
-        self,
-        config: Config,
-        journal: LmdbJournal,
-        digest_key: bytes,
-        restrictions: RestrictionLog | None,
-        people: PeopleStore,
-    ) -> None:
-        self._config = config
-        self.journal = journal
-        self.policies = PolicyStore()
-        self._folder_key = digest_key
-        self._people_store = people
-        self.people = People(people)
-        self.core = Core(digest_key, self.policies.bind, kinds.define_kind)
-        if restrictions is not None:
-            self.core.tell_denials(restrictions.buffer)
-        self.keys = KeyStore()
-        self.revisions = Revisions(self.core, self.policies, self.keys)
-        self.history = History(self.core, journal, _SHARD)
-        self.core.recall_from(self.history)
-        self.policies.rely_on_history(self.history.begins_ms)
-        self.committer: GroupCommitter | None = None
-        self.rebuilding: Rebuilding | None = None
-        self.lapses: Lapses | None = None
-
-    def recover(self, stopping: threading.Event) -> recovery.Recovered:
-        """Replays the journal; blocks. Raises Unavailable soon after `stopping` is set."""
-        said_s = time.monotonic()
-
-        def report(progress: recovery.Progress) -> None:
-            nonlocal said_s
-            _go_on(stopping)
-            if time.monotonic() - said_s >= _PROGRESS_INTERVAL_S:
-                said_s = time.monotonic()
-                _log.info(
-                    "recovering",
-                    extra={
-                        "group_count": progress.group_count,
-                        "group_total": progress.group_total,
-                        "event_count": progress.event_count,
-                    },
-                )
-
-        begun_s = time.monotonic()
-        recovered = recovery.recover(
-            self.journal, _SHARD, self.core, self.revisions.restore, report
-        )
-        settle_at_start(
-            self._people_store, Suppressions(self.core), self._folder_key, partial(_go_on, stopping)
-        )
-        # What was in force before is in force again from the first call on.
-        self.core.rebuild.finish()
-        # Before anything is promised: is this a journal that can be written?
-        self.journal.check_writable()
-        _log.info(
-            "recovered",
-            extra={
-                "group_count": recovered.group_count,
-                "event_count": recovered.event_count,
-                "policy_revision": self.policies.revision,
-                "duration_ms": int((time.monotonic() - begun_s) * 1000),
-            },
-        )
-        return recovered
-
-    async def close(self) -> None:
-        """Writes what is pending and closes the journal. Raises Unavailable if that failed."""
-        if self.lapses is not None:
-            self.lapses.close()
-        try:
-            if self.rebuilding is not None:
-                await self.rebuilding.close()
-            if self.committer is not None:
-                await self.committer.close()
-        finally:
-            await self.people.close()
-            self.journal.close()
 
 
 class Server:
@@ -270,7 +202,7 @@ class Server:
         self._folder: DataFolder | None = None
         self._server: grpc.aio.Server | NativeServer | None = None
         self._clock: clock.Clock | None = None
-        self._state: _State | None = None
+        self._state: State | None = None
         # Outlives the states: what a failed journal leaves to be logged is logged.
         self._restrictions = RestrictionKeeper(
             config.restrictions_retention_ms, config.restrictions_bytes_max
@@ -452,17 +384,25 @@ class Server:
         assert isinstance(self._clock, clock.DrivenClock)
         return TestClockServicer(self._clock)
 
-    async def _open(self) -> _State:
-        """Opens the journal and recovers what it holds; the clock too, the first time."""
+    async def _open(self) -> State:
+        """Opens the stores and recovers what they hold; the clock too, the first time."""
         assert self._folder is not None
-        journal, digest_key = self._folder.open(
-            shard=_SHARD, quota_bytes=self._config.journal_bytes_max
-        )
-        people: PeopleStore | None = None
-        try:
+        with contextlib.ExitStack() as opened:
+            journal, digest_key = self._folder.open(
+                shard=_SHARD, quota_bytes=self._config.journal_bytes_max
+            )
+            opened.callback(journal.close)
+            images = ImageStore(
+                self._folder.images_path,
+                shard=_SHARD,
+                mark=journal.mark,
+                quota_bytes=self._config.images_bytes_max,
+            )
+            opened.callback(images.close)
             self._restrictions.open(self._folder.restrictions_path, digest_key)
             people = PeopleStore(self._folder.people_path, digest_key)
-            state = _State(self._config, journal, digest_key, self._restrictions.log, people)
+            opened.callback(people.close)
+            state = State(journal, images, digest_key, self._restrictions.log, people, _SHARD)
             begun_s = time.monotonic()
             recovered = await self._recovered(state)
             self._observing.recovered(recovered, time.monotonic() - begun_s)
@@ -470,23 +410,18 @@ class Server:
                 self._clock = _make_clock(self._config, state.core.last_event_ms)
                 self._alarms = Alarms(self._clock)
             self._restrictions.start(first_position(recovered.tail + 1), self._clock.now_ms)
-        except BaseException:
-            if people is not None:
-                people.close()
-            journal.close()
-            raise
-        state.committer = GroupCommitter(
-            journal,
-            state.history,
-            shard=_SHARD,
-            tail=recovered.tail,
-            tail_checksum=recovered.tail_checksum,
-            on_failure=self._lose,
-            watch=self._observing.observation,
+            # From here on the state closes them.
+            opened.pop_all()
+        state.begin(
+            recovered,
+            self._config.keeping,
+            self._clock,
+            self._lose,
+            self._observing.observation,
         )
         return state
 
-    async def _recovered(self, state: _State) -> recovery.Recovered:
+    async def _recovered(self, state: State) -> recovery.Recovered:
         """Recovers the state in a thread, which has ended when this returns, whatever happens."""
         recovering = asyncio.ensure_future(asyncio.to_thread(state.recover, self._stopping))
         try:
@@ -496,11 +431,10 @@ class Server:
             await asyncio.wait((recovering,))
             raise
 
-    async def _attach(self, state: _State) -> None:
+    async def _attach(self, state: State) -> None:
         """Answers calls from this state."""
         assert self._clock is not None
         assert self._alarms is not None
-        assert state.committer is not None
         self._state = state
         await self._make_first_key(state)
         decider = Decider(
@@ -512,8 +446,9 @@ class Server:
         )
         self._gate.attach(state.keys, self._clock.now_ms)
         gate = self._gate if self._gate.demanded else None
-        self._decisions.attach(Engine(decider, state.core, state.committer, self._clock, gate))
-        state.rebuilding = Rebuilding(state.core, state.policies)
+        self._decisions.attach(
+            Engine(decider, state.core, state.committer, self._clock, gate, state.arrivals.bring)
+        )
         parts = cold.Parts(
             policies=state.policies,
             keys=state.keys,
@@ -529,20 +464,21 @@ class Server:
             require_policy=self._config.require_policy,
             watching=self._watching,
             activity=self._activity,
-            usage=decider.get_usage,
+            usage=partial(_usage, decider, state.residence),
         )
         self._watching.attach(state.core, decider, self._clock, self._alarms)
         state.lapses = Lapses(state.core, state.committer, self._clock, self._alarms)
         notify(state.core, self._watching.changed, state.lapses.look)
         state.lapses.look()
         self._servicers = {each.servicer: each.make(parts) for each in cold.SERVICES}
-        held = Held(state.core, state.journal, state.policies, self._restrictions.log)
+        held = Held(
+            state.core, state.journal, state.policies, state.imaging, self._restrictions.log
+        )
         self._observing.attach_state(held, self._clock)
 
-    async def _make_first_key(self, state: _State) -> None:
+    async def _make_first_key(self, state: State) -> None:
         """Where keys are asked for and nobody could make one, makes one and says where it is."""
         assert self._clock is not None
-        assert state.committer is not None
         if not self._gate.demanded:
             return
         path = make_operator_key(state.keys, self._config.data_dir, self._clock.now_ms())
@@ -564,7 +500,7 @@ class Server:
         _log.critical("journal failed: %s", failure.message)
         self._mending = asyncio.get_running_loop().create_task(self._mend(state, failure))
 
-    async def _mend(self, broken: _State, failure: errors.Unavailable) -> None:
+    async def _mend(self, broken: State, failure: errors.Unavailable) -> None:
         """Tries to open the journal again until it can be read and written."""
         await self._health.set_serving(False)
         with contextlib.suppress(errors.Unavailable):
@@ -616,6 +552,15 @@ class Server:
                 self._folder = None
 
 
+def _usage(decider: Decider, residence: Residence, request: bytes, now_ms: int) -> bytes:
+    """What GetUsage says of a template, whose account is brought into memory if need be."""
+    try:
+        return decider.get_usage(request, now_ms)
+    except errors.Away as away:
+        residence.bring_now(away.account_id)
+        return decider.get_usage(request, now_ms)
+
+
 def _make_clock(config: Config, last_event_ms: int) -> clock.Clock:
     """The clock that the flags ask for, checked against where the journal ends (0: nowhere)."""
     wall_ms = time.time_ns() // 1_000_000
@@ -632,12 +577,6 @@ def _make_clock(config: Config, last_event_ms: int) -> clock.Clock:
             f"up to {clock.format_instant(last_event_ms)}",
         )
     return clock.DrivenClock(start_ms)
-
-
-def _go_on(stopping: threading.Event) -> None:
-    """Raises Unavailable once somebody has the start end early."""
-    if stopping.is_set():
-        raise errors.Unavailable("DRAINING", "the server was stopped while it started")
 
 
 def serve(config: Config) -> None:

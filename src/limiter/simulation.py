@@ -287,6 +287,9 @@ class _Groups:
     def group(self, number: int) -> bytes | None:
         return self._groups.get(number)
 
+    def begins_ms(self) -> int | None:
+        return None
+
 
 def response_of(
     simulation: Simulation, policies: Iterable[model.Policy]

@@ -1,13 +1,14 @@
 """What is on disk: the data folder, its lock and key, and the journal in LMDB.
 
-One of the modules that know LMDB; the others keep the restrictions log and the names of who has
-opted out. What flows in: framed groups with their sequence. What flows out: the same bytes in the
-same order, or a fault that says what is wrong with the folder.
+One of the modules that know LMDB; the others keep the images, the restrictions log and the names of
+who has opted out. What flows in: framed groups with their sequence. What flows out: the same bytes
+in the same order, or a fault that says what is wrong with the folder.
 
     limiter-data/            0700
         lock                 held (flock) for the life of the process, names the holder
         digest-key           0600, 32 random bytes: keys the digests of contacts and addresses
         journal/             the LMDB environment of the journal
+        images/              that of the images
         restrictions/        the LMDB environment of the restrictions log
         people/              the LMDB environment of who has opted out, in the clear
 
@@ -55,7 +56,9 @@ __all__ = [
     "copy_environment",
     "create_environment",
     "environment_fault",
+    "fill_file",
     "missing_bytes",
+    "open_environment",
     "read_digest_key",
     "rename_folder",
     "replace_environment",
@@ -123,6 +126,11 @@ class DataFolder:
     def journal_path(self) -> Path:
         """Where the journal's LMDB environment lives."""
         return self.path / "journal"
+
+    @property
+    def images_path(self) -> Path:
+        """Where the images' LMDB environment lives."""
+        return self.path / "images"
 
     @property
     def restrictions_path(self) -> Path:
@@ -266,14 +274,16 @@ class LmdbJournal:
             raise self._missing()
         try:
             if not path.exists():
-                self._create()
-            self._env = _open_environment(path, read_only=read_only)
+                create_environment(
+                    path, _META_KEY, _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK)
+                )
+            self._env = open_environment(path, read_only=read_only)
         except (OSError, lmdb.Error) as error:
             raise self._fault(error, "cannot be opened") from error
         try:
             self._page_bytes = self._env.stat()["psize"]
             if not read_only:
-                self._fill_file()
+                fill_file(self._env, path)
             elif missing_bytes(self._env, path) > 0:
                 raise errors.DataLoss("JOURNAL_CORRUPT", f"the journal {path} was cut off")
             self._head, self._mark = self._read_meta()
@@ -431,24 +441,6 @@ class LmdbJournal:
             raise self._fault(error, f"cannot be read after group {after}") from error
         return records
 
-    def _create(self) -> None:
-        """Makes an empty journal."""
-        meta = _pack_meta(self._shard, FIRST_SEQUENCE, _NO_MARK)
-        create_environment(self._path, _META_KEY, meta)
-
-    def _fill_file(self) -> None:
-        """Makes the file as long as its own record says it is.
-
-        A file that was cut short (a copy that was interrupted) would otherwise end the process
-        with a bus error at the first read beyond its end; this way the hole reads as zeros, which
-        the checks of LMDB and of the groups find.
-        """
-        cut_bytes = missing_bytes(self._env, self._path)
-        if cut_bytes > 0:
-            path = self._path / "data.mdb"
-            _log.error("%s is %d bytes shorter than it says: it was cut off", path, cut_bytes)
-            os.truncate(path, self.used_bytes)
-
     def _read_meta(self) -> tuple[int, bytes]:
         """Checks the meta record; returns head and mark."""
         try:
@@ -525,7 +517,7 @@ def create_environment(path: Path, key: bytes, value: bytes) -> None:
     draft = path.with_name(f"{path.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
-    environment = _open_environment(draft)
+    environment = open_environment(draft)
     try:
         with environment.begin(write=True) as transaction:
             transaction.put(key, value)
@@ -533,6 +525,20 @@ def create_environment(path: Path, key: bytes, value: bytes) -> None:
         environment.close()
     _sync_folder(draft)
     rename_folder(draft, path)
+
+
+def fill_file(environment: lmdb.Environment, path: Path) -> None:
+    """Makes the file of an environment as long as its own record says it is.
+
+    A file that was cut short (a copy that was interrupted) would otherwise end the process with a
+    bus error at the first read beyond its end; this way the hole reads as zeros, which the checks
+    of LMDB and of the records find.
+    """
+    cut_bytes = missing_bytes(environment, path)
+    if cut_bytes > 0:
+        data = path / "data.mdb"
+        _log.error("%s is %d bytes shorter than it says: it was cut off", data, cut_bytes)
+        os.truncate(data, data.stat().st_size + cut_bytes)
 
 
 class Snapshot:
@@ -543,7 +549,7 @@ class Snapshot:
     def __init__(self, path: Path, *, hold: bool = False) -> None:
         self._path = path
         try:
-            self._env = _open_environment(path, read_only=not hold)
+            self._env = open_environment(path, read_only=not hold)
         except (OSError, lmdb.Error) as error:
             raise self._fault(error) from error
         try:
@@ -627,7 +633,7 @@ def rename_folder(path: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
-def _open_environment(path: Path, *, read_only: bool = False) -> lmdb.Environment:
+def open_environment(path: Path, *, read_only: bool = False) -> lmdb.Environment:
     """The environment in a folder, made if it holds none."""
     return lmdb.open(
         str(path),

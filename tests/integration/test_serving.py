@@ -149,10 +149,10 @@ class TestInterruptedStart:
         release = threading.Event()
         recover = recovery.recover
 
-        def slow(*arguments: Any) -> recovery.Recovered:
+        def slow(*arguments: Any, **options: Any) -> recovery.Recovered:
             replaying.set()
             assert release.wait(10)
-            return recover(*arguments)
+            return recover(*arguments, **options)
 
         monkeypatch.setattr(recovery, "recover", slow)
         server = Server(Config(data_dir=data_dir, listen="127.0.0.1:0", clock="driven"))

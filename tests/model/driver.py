@@ -229,6 +229,10 @@ class CoreDriver:
         assert found == number
         return events
 
+    def begins_ms(self) -> int | None:
+        """Nothing was dropped from the journal."""
+        return None
+
     def restart(self) -> None:
         self._start()
 

@@ -45,7 +45,7 @@ OUTSIDE_HEADERS = re.compile(
 # database, and one each those of metrics and traces; one makes a status of an error; of the command
 # line and of the client, one each reads it.
 ONLY_IMPORTERS = {
-    "lmdb": {"store.py", "restriction_store.py", "people_store.py"},
+    "lmdb": {"image_store.py", "people_store.py", "restriction_store.py", "store.py"},
     "opentelemetry": {"traces.py"},
     "prometheus_client": {"metrics.py"},
     "google.rpc": {"service/status.py", "cli/errors.py", "client/faults.py"},

@@ -91,6 +91,9 @@ class MemoryHistory:
     def group(self, number: int) -> bytes | None:
         return self._groups.get(number)
 
+    def begins_ms(self) -> int | None:
+        return None
+
     def event(self, position: int) -> bytes:
         events, offset = self._groups[position >> 24], position & 0xFFFFFF
         size = 4 + int.from_bytes(events[offset + 1 : offset + 4], "little")

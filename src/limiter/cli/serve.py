@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
 
-from limiter import errors
+from limiter import bounds, errors
 from limiter.cli.durations import parse_ms
 from limiter.cli.errors import EXIT_CODES, CommandError
 from limiter.cli.exit_codes import ExitCode
 from limiter.cli.instants import parse_instant
 from limiter.cli.options import DEFAULT_ADDRESS, expand_options
+from limiter.cli.sizes import parse_bytes
 
 
 class Transport(StrEnum):
@@ -75,6 +76,36 @@ class ObservationOptions:
     ] = False
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeepingOptions:
+    """What is kept where, and for how long."""
+
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="About what accounts may take in memory: 4GB, ...; 0: as much as there is.",
+        ),
+    ] = "0"
+    disk: Annotated[
+        str,
+        typer.Option(
+            "--disk",
+            metavar="SIZE",
+            help="What journal and images may take on disk: 100GB, ...; 0: as much as there is.",
+        ),
+    ] = "0"
+    history: Annotated[
+        str,
+        typer.Option(
+            "--history",
+            metavar="DURATION",
+            help="How long the journal is kept, which new limits and simulations look back on.",
+        ),
+    ] = "32d"
+
+
 RetentionOption = Annotated[
     str,
     typer.Option(
@@ -125,6 +156,7 @@ def serve(
         typer.Option("--insecure", help="Ask nobody for a key where others can reach it either."),
     ] = False,
     restrictions_retention: RetentionOption = "90d",
+    keeping: KeepingOptions,
     observation: ObservationOptions,
     tls: TlsOptions,
 ) -> None:
@@ -146,8 +178,11 @@ def serve(
             require_policy=require_policy,
             require_keys=require_keys,
             insecure=insecure,
+            **_kept(keeping),
             **dataclasses.asdict(observation),
-            restrictions_retention_ms=_retention_ms(restrictions_retention),
+            restrictions_retention_ms=_duration_ms(
+                restrictions_retention, "--restrictions-retention"
+            ),
             **dataclasses.asdict(tls),
         )
         server.serve(config)
@@ -162,8 +197,31 @@ def serve(
         raise CommandError(ExitCode.FAILURE, f"the data folder {data_dir}: {error}") from error
 
 
-def _retention_ms(text: str) -> int:
+def _kept(keeping: KeepingOptions) -> dict[str, Any]:
+    """The settings that these options are."""
+    settings = {
+        "memory_bytes_max": _size(keeping.memory, "--memory"),
+        "history_ms": _duration_ms(keeping.history, "--history"),
+    }
+    disk_bytes = _size(keeping.disk, "--disk")
+    if disk_bytes:
+        if disk_bytes < bounds.DISK_BYTES_MIN:
+            least = bounds.DISK_BYTES_MIN // 1024**2
+            raise CommandError(ExitCode.USAGE, f"--disk: must be at least {least}MB, or 0 for all")
+        settings["journal_bytes_max"] = int(disk_bytes * bounds.JOURNAL_DISK_SHARE)
+        settings["images_bytes_max"] = int(disk_bytes * bounds.IMAGES_DISK_SHARE)
+    return settings
+
+
+def _size(text: str, flag: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise CommandError(ExitCode.USAGE, f"{flag}: {error}") from error
+
+
+def _duration_ms(text: str, flag: str) -> int:
     try:
         return 0 if text.strip() == "0" else parse_ms(text)
     except ValueError as error:
-        raise CommandError(ExitCode.USAGE, f"--restrictions-retention: {error}") from error
+        raise CommandError(ExitCode.USAGE, f"{flag}: {error}") from error

@@ -22,7 +22,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from grpc.aio import EOF
@@ -39,6 +39,8 @@ __all__ = ["SERVICE", "Committer", "Decider", "DecisionService", "Engine", "Pend
 SERVICE: Final = decision_service_pb2.DESCRIPTOR.services_by_name["DecisionService"]
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+
+_Reply = TypeVar("_Reply")
 
 
 class Decider(Protocol):
@@ -88,6 +90,18 @@ class Engine:
     clock: Clock
     # Lets callers in; None where nobody is asked who he is.
     gate: Gate | None = None
+    # Gives a future of an account's being in memory, by the number of its name; None where accounts
+    # never leave it.
+    bring: Callable[[int], Awaitable[None]] | None = None
+
+    async def patiently(self, decide: Callable[[], _Reply]) -> _Reply:
+        """What a method of the decider says now, once the account that it needs is in memory."""
+        while True:
+            try:
+                return decide()
+            except errors.Away as away:
+                assert self.bring is not None
+                await self.bring(away.account_id)
 
     def guard(self, context: Any) -> Guard | None:
         """What guards the calls of one context. Raises what its call is to end with."""
@@ -154,7 +168,9 @@ class DecisionService:
         try:
             engine = self._admit()
             guard = engine.guard(context)
-            return engine.decider.check(request, engine.clock.now_ms(), guard)
+            return await engine.patiently(
+                lambda: engine.decider.check(request, engine.clock.now_ms(), guard)
+            )
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
@@ -163,7 +179,9 @@ class DecisionService:
         try:
             engine = self._admit()
             guard = engine.guard(context)
-            reply, must_wait = engine.decider.commit(request, engine.clock.now_ms(), guard)
+            reply, must_wait = await engine.patiently(
+                lambda: engine.decider.commit(request, engine.clock.now_ms(), guard)
+            )
             if must_wait:
                 await engine.committer.wait()
             else:
@@ -177,7 +195,9 @@ class DecisionService:
         try:
             engine = self._admit()
             guard = engine.guard(context)
-            return engine.decider.check_batch(request, engine.clock.now_ms(), guard)
+            return await engine.patiently(
+                lambda: engine.decider.check_batch(request, engine.clock.now_ms(), guard)
+            )
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
@@ -186,7 +206,9 @@ class DecisionService:
         try:
             engine = self._admit()
             guard = engine.guard(context)
-            reply, must_wait = engine.decider.commit_batch(request, engine.clock.now_ms(), guard)
+            reply, must_wait = await engine.patiently(
+                lambda: engine.decider.commit_batch(request, engine.clock.now_ms(), guard)
+            )
             if must_wait:
                 await engine.committer.wait()
             else:
@@ -200,7 +222,9 @@ class DecisionService:
         try:
             engine = self._admit()
             guard = engine.guard(context)
-            return engine.decider.get_usage(request, engine.clock.now_ms(), guard)
+            return await engine.patiently(
+                lambda: engine.decider.get_usage(request, engine.clock.now_ms(), guard)
+            )
         except Exception as error:  # noqa: BLE001 - every fault becomes a status
             await abort(context, error)
 
@@ -305,8 +329,7 @@ class _Stream:
                 begun_ns = 0 if self._message_answered is None else time.monotonic_ns()
                 engine = await self._service.admit_patiently()
                 self._guard = self._guard or engine.guard(self._context)
-                now_ms = engine.clock.now_ms()
-                reply, must_wait = engine.decider.commit(request, now_ms, self._guard)
+                reply, must_wait = await self._decide(engine, request)
                 if must_wait:
                     self._answers.put_nowait((reply, engine.committer.wait(), begun_ns))
                 else:
@@ -319,6 +342,12 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 - told to the client after the replies before it
             end = error
         self._answers.put_nowait(end)
+
+    async def _decide(self, engine: Engine, request: bytes) -> tuple[bytes, bool]:
+        """Decides one request. Awaits nothing once it is decided."""
+        return await engine.patiently(
+            lambda: engine.decider.commit(request, engine.clock.now_ms(), self._guard)
+        )
 
     async def write(self) -> None:
         """Answers in order, each once it is durable; raises what ended the stream, if anything."""

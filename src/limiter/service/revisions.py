@@ -39,6 +39,9 @@ class Revisions:
         self._core = core
         self._policies = policies
         self._keys = api_keys
+        # How many there have been, and those that no baseline holds yet.
+        self.count = 0
+        self._pending: list[tuple[int, bytes]] = []
         # The names of all that exists, to tell a change from a creation.
         self._names: set[str] = set()
         policies.connect(self)
@@ -49,6 +52,7 @@ class Revisions:
     def append_revision(self, payload: bytes, now_ms: int) -> None:
         """Journals a change of policies."""
         self._core.append_revision(payload, now_ms)
+        self._keep(payload, now_ms)
         self._note(revision_pb2.PolicyRevision.FromString(payload), now_ms)
 
     def policies_changed(self) -> None:
@@ -59,6 +63,7 @@ class Revisions:
         """Journals a change of keys."""
         payload = access_messages.change_to_bytes(change)
         self._core.append_revision(payload, change.time_ms)
+        self._keep(payload, change.time_ms)
         self._note(revision_pb2.PolicyRevision.FromString(payload), change.time_ms)
 
     def forgot(self, account: str, author: str, now_ms: int) -> None:
@@ -83,7 +88,22 @@ class Revisions:
             raise errors.DataLoss(
                 "JOURNAL_DAMAGED", f"the change journalled at {time_ms} ms cannot be read: {error}"
             ) from error
+        self._keep(payload, time_ms)
         self._note(revision, time_ms)
+
+    # --- what baselines keep ----------------------------------------------------------------------
+
+    def pending(self) -> list[tuple[int, bytes]]:
+        """The instants and payloads of the changes that no baseline holds yet, in order."""
+        return list(self._pending)
+
+    def forget_pending(self, count: int | None = None) -> None:
+        """The first so many of them, or all, are in a baseline."""
+        del self._pending[:count]
+
+    def _keep(self, payload: bytes, time_ms: int) -> None:
+        self.count += 1
+        self._pending.append((time_ms, payload))
 
     def _note(self, revision: revision_pb2.PolicyRevision, time_ms: int) -> None:
         """Records a change that has been made."""

@@ -1,0 +1,170 @@
+"""Baselines: what is not kept with any account, on disk and back.
+
+What flows in: a core and its revisions, and the store of images. What flows out: records, a few at
+a time, the last of which makes the baseline the newest one; and at a start a core that stands where
+the baseline was taken.
+
+What is written once and never changes (names, revisions, rows of request ids and of undone commits)
+is only added to; what belongs to one baseline alone carries its generation and is deleted with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from limiter import errors
+from limiter._baseline import Baseline
+from limiter._core import Core
+from limiter.image_store import ImageStore, Record, piece_key
+from limiter.service.revisions import Revisions
+
+__all__ = ["Baselines"]
+
+# Kinds of pieces.
+_NAMES: Final = b"N"
+_REQUESTS: Final = b"Q"
+_UNDONE: Final = b"U"
+_HELD: Final = b"H"
+_ABSENCES: Final = b"A"
+_REVISIONS: Final = b"R"
+
+# Before the core's head: the baseline's generation, and how many revisions it has.
+_HEAD: Final = struct.Struct("<QQ")
+
+# Before a revision's payload: its instant.
+_REVISION: Final = struct.Struct("<q")
+
+# Names, rows and accounts that are looked at for one piece, a fraction of a millisecond.
+_PIECE_ROWS: Final = 500
+
+_GENERATION_SHIFT: Final = 32
+
+
+class Baselines:
+    """The baselines of one core."""
+
+    def __init__(self, core: Core, revisions: Revisions, store: ImageStore) -> None:
+        self.core = Baseline(core)
+        self._revisions = revisions
+        self._store = store
+        # How far what is only added to is written.
+        self._name_count = 0
+        self._request_end = 0
+        self._undone_end = 0
+        self._revision_count = 0
+        self._generation = 0
+        # The pieces of rows that are on the disk, by the number of their first row.
+        self._request_pieces: deque[int] = deque()
+        self._undone_pieces: deque[int] = deque()
+
+    def restore(self) -> bool:
+        """Puts the newest baseline back into the core, which is new; whether there is one. What
+        lies behind it is to be scanned. Raises DataLoss where it is damaged."""
+        record = self._store.baseline()
+        if record is None:
+            return False
+        if len(record) < _HEAD.size:
+            raise errors.DataLoss("IMAGE_CORRUPT", "the images are damaged: the baseline's head")
+        self._generation, self._revision_count = _HEAD.unpack_from(record)
+        self.core.restore(record[_HEAD.size :])
+        for first, piece in self._store.pieces(_NAMES):
+            self.core.restore_names(first, piece)
+        for first, piece in self._store.pieces(_REQUESTS):
+            self.core.restore_requests(first, piece)
+            self._request_pieces.append(first)
+        for first, piece in self._store.pieces(_UNDONE):
+            self.core.restore_undone(first, piece)
+            self._undone_pieces.append(first)
+        for kind, put_back in (
+            (_HELD, self.core.restore_held),
+            (_ABSENCES, self.core.restore_absences),
+        ):
+            for number, piece in self._store.pieces(kind, self._generation << _GENERATION_SHIFT):
+                if number >> _GENERATION_SHIFT == self._generation:
+                    put_back(piece)
+        for ordinal, piece in self._store.pieces(_REVISIONS):
+            if ordinal < self._revision_count:
+                (time_ms,) = _REVISION.unpack_from(piece)
+                self._revisions.restore(piece[_REVISION.size :], time_ms)
+        if self._revisions.count != self._revision_count:
+            raise errors.DataLoss("IMAGE_CORRUPT", "the images are damaged: revisions are missing")
+        self._revisions.forget_pending()
+        self.core.settle()
+        self._name_count = self.core.name_count
+        self._request_end = self.core.requests[1]
+        self._undone_end = self.core.undone[1]
+        return True
+
+    def take(self) -> Iterator[list[Record]]:
+        """Yields what a baseline of now consists of, in pieces. They may be written once everything
+        that has been appended up to the first step is durable, in any number of transactions, but
+        in this order. Each step is a short one; between them the core may go on."""
+        self.core.begin()
+        generation = self._generation + 1
+        held = self.core.held_rows()
+        pending = self._revisions.pending()
+        yield []
+        for first in range(self._name_count + 1, self.core.name_count + 1, _PIECE_ROWS):
+            yield [(piece_key(_NAMES, first), self.core.names(first, _PIECE_ROWS))]
+        for at in range(
+            max(self._request_end, self.core.requests[0]), self.core.requests[1], _PIECE_ROWS
+        ):
+            first, rows = self.core.request_rows(at, _PIECE_ROWS)
+            if rows:
+                self._request_pieces.append(first)
+                yield [(piece_key(_REQUESTS, first), rows)]
+        for at in range(
+            max(self._undone_end, self.core.undone[0]), self.core.undone[1], _PIECE_ROWS
+        ):
+            first, rows = self.core.undone_rows(at, _PIECE_ROWS)
+            if rows:
+                self._undone_pieces.append(first)
+                yield [(piece_key(_UNDONE, first), rows)]
+        number = generation << _GENERATION_SHIFT
+        start = 0
+        while True:
+            rows, start = self.core.absences(start, _PIECE_ROWS)
+            if rows:
+                yield [(piece_key(_ABSENCES, number), rows)]
+                number += 1
+            if not start:
+                break
+            yield []
+        ordinal = self._revision_count
+        for time_ms, payload in pending:
+            yield [(piece_key(_REVISIONS, ordinal), _REVISION.pack(time_ms) + payload)]
+            ordinal += 1
+        yield [
+            (piece_key(_HELD, generation << _GENERATION_SHIFT), held),
+            self._store.baseline_record(_HEAD.pack(generation, ordinal) + self.core.packed),
+        ]
+        self._generation = generation
+        self._revision_count = ordinal
+        self._revisions.forget_pending(len(pending))
+        self._name_count = self.core.name_count
+        self._request_end = self.core.requests[1]
+        self._undone_end = self.core.undone[1]
+        self.core.is_written()
+
+    def obsolete(self) -> Iterator[list[Record]]:
+        """Yields what deletes what no baseline needs any more, after one was written."""
+        for kind in (_HELD, _ABSENCES):
+            yield from self._others(kind)
+        yield from _left(self._request_pieces, _REQUESTS, self.core.requests[0])
+        yield from _left(self._undone_pieces, _UNDONE, self.core.undone[0])
+
+    def _others(self, kind: bytes) -> Iterator[list[Record]]:
+        """What deletes pieces of other generations."""
+        for number, _ in self._store.pieces(kind):
+            if number >> _GENERATION_SHIFT == self._generation:
+                break
+            yield [(piece_key(kind, number), None)]
+
+
+def _left(pieces: deque[int], kind: bytes, first: int) -> Iterator[list[Record]]:
+    """What deletes pieces all of whose rows lie before a number."""
+    while len(pieces) > 1 and pieces[1] <= first:
+        yield [(piece_key(kind, pieces.popleft()), None)]

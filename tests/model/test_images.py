@@ -1,0 +1,124 @@
+"""The invariants, and everything at once, where accounts leave memory before every call and a
+restart begins with images; properties has the words."""
+
+from __future__ import annotations
+
+import random
+
+from google.protobuf import json_format
+from hypothesis import given
+
+from limiter.v1 import attempt_pb2, decision_service_pb2, policy_pb2
+from tests.model import properties
+from tests.model.driver import CoreDriver, Driver
+from tests.model.effort import examples
+from tests.model.image_driver import ImageDriver
+from tests.model.properties import Story, Undoing, stories, undoings
+from tests.model.test_machine import Machine
+
+
+class ImageMachine(Machine):
+    """A random machine, against the oracle."""
+
+    def make_driver(self, now_ms: int) -> Driver:
+        return ImageDriver(now_ms)
+
+
+TestImageMachine = ImageMachine.TestCase
+TestImageMachine.settings = examples(60, step_count=30)
+
+
+@examples(60)
+@given(stories(free=False))
+def test_no_enforced_limit_is_ever_exceeded(story: Story) -> None:
+    properties.no_enforced_limit_is_ever_exceeded(ImageDriver, story)
+
+
+@examples(60)
+@given(stories(ids=True))
+def test_a_restart_changes_nothing(story: Story) -> None:
+    properties.a_restart_changes_nothing(ImageDriver, story)
+
+
+@examples(60)
+@given(stories(ids=True))
+def test_a_request_id_counts_once(story: Story) -> None:
+    properties.a_request_id_counts_once(ImageDriver, story)
+
+
+@examples(60)
+@given(stories(), undoings())
+def test_a_cancel_is_as_if_it_had_never_been(story: Story, undoing: Undoing) -> None:
+    properties.a_cancel_is_as_if_it_had_never_been(ImageDriver, story, undoing)
+
+
+# Limits of every kind of counter, with keys that hold contacts and addresses.
+_POLICY = {
+    "name": "policies/all",
+    "limits": [
+        {
+            "limit_id": "contacts",
+            "enforcement": "ENFORCEMENT_ENFORCED",
+            "cap": {
+                "measure": "MEASURE_CONTACTS",
+                "max_count": 40,
+                "window": {"rolling": "60s"},
+            },
+        },
+        {
+            "limit_id": "addresses",
+            "enforcement": "ENFORCEMENT_ENFORCED",
+            "cap": {
+                "measure": "MEASURE_ADDRESSES",
+                "max_count": 400,
+                "per": ["DIMENSION_CHANNEL"],
+                "window": {"rolling": "90s"},
+            },
+        },
+        {
+            "limit_id": "messages",
+            "enforcement": "ENFORCEMENT_ENFORCED",
+            "cap": {
+                "measure": "MEASURE_MESSAGES",
+                "max_count": 2,
+                "per": ["DIMENSION_CONTACT", "DIMENSION_CHANNEL"],
+                "window": {"rolling": "30s"},
+            },
+        },
+        {
+            "limit_id": "pause",
+            "enforcement": "ENFORCEMENT_ENFORCED",
+            "pause": {"after_count": 5, "duration": "1s", "per": ["DIMENSION_ADDRESS"]},
+        },
+    ],
+}
+
+
+def test_whoever_is_counted_nowhere_loses_his_number_and_nothing_else() -> None:
+    policy = json_format.ParseDict(_POLICY, policy_pb2.Policy())
+    assignment = policy_pb2.Assignment(name="assignments/all", policy=policy.name)
+    now_ms = 1_700_000_000_000
+    plain, imaged = CoreDriver(now_ms), ImageDriver(now_ms)
+    for driver in (plain, imaged):
+        driver.apply([policy], [assignment])
+    dice = random.Random(5)
+    for step in range(3_000):
+        now_ms += 120_000 if step % 700 == 0 else dice.choice([1, 10, 300, 2_000])
+        crowd = 30 if step % 1_400 < 700 else 3_000
+        request = decision_service_pb2.CommitRequest(
+            attempt=attempt_pb2.Attempt(
+                account=f"account-{dice.randrange(3)}",
+                contact=f"contact-{dice.randrange(crowd)}",
+                address=f"address-{dice.randrange(500)}",
+                channel=dice.choice(["sms", "mail"]),
+            )
+        )
+        for driver in (plain, imaged):
+            driver.set_clock(now_ms)
+        if step % 3 == 0:
+            imaged.forget_numbers()
+        assert imaged.commit(request) == plain.commit(request)
+    imaged.churn()
+    assert imaged.core.account_count == 0
+    # A thousand people and more have been written to, a few dozen of them within the windows.
+    assert max(imaged.image_sizes()) < 10_000
