@@ -402,7 +402,14 @@ class Server:
             self._restrictions.open(self._folder.restrictions_path, digest_key)
             people = PeopleStore(self._folder.people_path, digest_key)
             opened.callback(people.close)
-            state = State(journal, images, digest_key, self._restrictions.log, people, _SHARD)
+            state = State(
+                journal,
+                images,
+                digest_key,
+                self._restrictions.log,
+                people=people,
+                shard=_SHARD,
+            )
             begun_s = time.monotonic()
             recovered = await self._recovered(state)
             self._observing.recovered(recovered, time.monotonic() - begun_s)

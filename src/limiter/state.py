@@ -64,6 +64,7 @@ class State:
         images: ImageStore,
         digest_key: bytes,
         restrictions: RestrictionLog | None,
+        *,
         people: PeopleStore,
         shard: int,
     ) -> None:
