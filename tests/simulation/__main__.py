@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 
@@ -17,6 +18,8 @@ def main() -> int:
     parser.add_argument("--histories", type=int, default=1, help="how many")
     parser.add_argument("--trace", action="store_true", help="shows every step")
     options = parser.parse_args()
+    # What the server would log is in the trace.
+    logging.disable()
     begun_s = time.perf_counter()
     simulated_us = acknowledged = crashes = failures = steps = 0
     for seed in range(options.seed, options.seed + options.histories):

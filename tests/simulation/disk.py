@@ -39,12 +39,11 @@ class Disk:
         self.failing: list[Fails] = []
         # Nothing can be read or written meanwhile.
         self.is_out = False
+        # Nothing can be read any more until the journal is opened again: as in LMDB, once a write
+        # has failed.
+        self.has_panicked = False
         # How long an append takes at most.
         self.latency_us = 2_000
-
-    @property
-    def is_faulty(self) -> bool:
-        return self.is_out or bool(self.failing)
 
     def mend(self) -> None:
         """All goes well from now on."""
@@ -54,8 +53,19 @@ class Disk:
 
     # ---- the journal
 
+    def open(self) -> None:
+        """Somebody opens the journal anew."""
+        self.has_panicked = False
+
     def append(self, shard: int, expected_sequence: int, record: bytes) -> None:
         assert shard == 0
+        try:
+            self._append(shard, expected_sequence, record)
+        except OSError:
+            self.has_panicked = True
+            raise
+
+    def _append(self, shard: int, expected_sequence: int, record: bytes) -> None:
         if self.is_out:
             self._write_or_not(expected_sequence, record)
             raise OSError(5, "simulated: input/output error")
@@ -101,6 +111,8 @@ class Disk:
         return [item for item in sorted(self.records.items()) if first <= item[0] <= last]
 
     def peek(self, shard: int, sequence: int, look: Callable[[memoryview], Seen]) -> Seen | None:
+        if self.has_panicked:
+            raise errors.Unavailable("JOURNAL_UNAVAILABLE", "simulated: a write has failed")
         record = self.records.get(sequence)
         return None if record is None else look(memoryview(record))
 
@@ -141,7 +153,8 @@ class DiskWriter:
                 fault = error
                 self._has_failed = True
             # Somebody else may come first.
-            self._schedule.after(self._dice.randrange(100), partial(self._tell, settle, fault))
+            delay_us = self._dice.randrange(self._dice.choice((1, 100, 5_000)))
+            self._schedule.after(delay_us, partial(self._tell, settle, fault))
 
         delay_us = self._dice.randrange(1, self._disk.latency_us)
         self._under_way = self._schedule.after(delay_us, run), append

@@ -36,6 +36,8 @@ RESTART_US = SECOND_US
 TRIES_MAX = 6
 # A round is over by then; the longest wait in it is for a disk that comes back.
 ROUND_US_MAX = 600 * SECOND_US
+# More steps than any history takes, by far.
+STEPS_MAX = 50_000
 # The most that may wait for the journal: little, so that a slow disk leads to refusals.
 PENDING_BYTES_MAX = 2_000
 
@@ -154,7 +156,8 @@ class History:
         self._come_back()
         calls = [self._repeated(call) for call in self._answered()[-3:]]
         calls.append(self._call(self._usage()))
-        self._round(calls, calm=True)
+        # In a stream, one that is refused would take the others with it.
+        self._round(calls, calm=True, in_streams=False)
         for call in calls:
             assert call.try_count == 1, "the server does not answer at once, though nothing fails"
         self.ledger.check_floor(
@@ -172,6 +175,7 @@ class History:
         more = self.schedule.step(until_us)
         if self.fault is not None:
             raise self.fault
+        assert self.schedule.step_count < STEPS_MAX, "something goes round and round"
         return more
 
     def _run_until(self, until_us: int, is_over: Callable[[], bool]) -> None:
@@ -186,13 +190,19 @@ class History:
 
     # ---- a round
 
-    def _round(self, calls: list[Call], *, calm: bool) -> None:
+    def _round(self, calls: list[Call], *, calm: bool, in_streams: bool = True) -> None:
         self.tell(f"a round of {len(calls)}" + (", calm" if calm else ""))
         spread_us = self._choose.pick((1, 200, 3_000, 30_000, 2_000_000))
+        commits = [call for call in calls if isinstance(call.request, service_pb2.CommitRequest)]
+        streamed = commits if in_streams and self._choose.one_in(4) else []
         for call in calls:
             self._open_calls.add(call.number)
+            if call not in streamed:
+                delay_us = self._choose.below(spread_us)
+                self.schedule.after(delay_us, partial(self._send, call, calm))
+        if streamed:
             delay_us = self._choose.below(spread_us)
-            self.schedule.after(delay_us, partial(self._send, call, calm))
+            self.schedule.after(delay_us, lambda: self._send_stream(streamed, calm))
         if not calm:
             for _ in range(1 + self._choose.below(2)):
                 self._choose.pick(FAULTS)(self, spread_us)
@@ -224,6 +234,27 @@ class History:
         """The client asks, once more perhaps."""
         if call.is_over:
             return
+        deliver = self._try(call, calm)
+        copies = 2 if not calm and self._choose.one_in(12) else 1
+        for _ in range(copies):
+            delay_us = 1 + self._choose.below(500)
+            self.schedule.after(delay_us, lambda: self._arrive(call, deliver))
+
+    def _send_stream(self, calls: list[Call], calm: bool) -> None:
+        """The client asks for all of these in one CommitStream."""
+        self.tell(f"a stream of {len(calls)}")
+        deliver = [self._try(call, calm) for call in calls]
+        requests = [
+            call.request for call in calls if isinstance(call.request, service_pb2.CommitRequest)
+        ]
+        if self._process is None or self._process.loop.is_dead:
+            for each in deliver:
+                each(Refused("UNAVAILABLE", "", "connection refused"))
+        else:
+            self._process.serve_stream(requests, lambda index, outcome: deliver[index](outcome))
+
+    def _try(self, call: Call, calm: bool) -> Callable[[Outcome], None]:
+        """One try begins; what is to be called when its reply leaves the server."""
         call.try_count += 1
         self.tell(f"call {call.number}, try {call.try_count}: {shown(call.request)}")
         this_try = call.try_count
@@ -237,10 +268,7 @@ class History:
             self.schedule.after(delay_us, lambda: self._receive(call, this_try, outcome, calm))
             timeout.cancel()
 
-        copies = 2 if not calm and self._choose.one_in(12) else 1
-        for _ in range(copies):
-            delay_us = 1 + self._choose.below(500)
-            self.schedule.after(delay_us, lambda: self._arrive(call, deliver))
+        return deliver
 
     def _arrive(self, call: Call, deliver: Callable[[Outcome], None]) -> None:
         if self._process is None or self._process.loop.is_dead:

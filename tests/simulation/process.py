@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, cast
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from grpc.aio import EOF
 
 from limiter import bounds, errors, kinds, recovery, zones
 from limiter._commitments import Commitments
@@ -44,7 +45,7 @@ from tests.model.driver import DIGEST_KEY, apply_to, opt_in, opted_out_of, set_a
 from tests.simulation.calls import Account, Apply, Opt, Outcome, Refused, Request
 from tests.simulation.disk import Disk, DiskWriter
 from tests.simulation.machine import Machine, WatchedClock, may_start
-from tests.simulation.schedule import ProcessLoop, Schedule
+from tests.simulation.schedule import SECOND_US, ProcessLoop, Schedule
 from tests.simulation.witness import Witness, fault_of
 
 MEND_DELAY_S = 1.0
@@ -91,6 +92,33 @@ class Context:
         raise Ended(Refused(code.name, info.reason, message))
 
 
+class StreamContext(Context):
+    """What the hot service sees of a CommitStream whose client sends `requests` one by one."""
+
+    def __init__(
+        self,
+        requests: Sequence[service_pb2.CommitRequest],
+        dice: random.Random,
+        written: Callable[[int, Outcome], None],
+    ) -> None:
+        self._requests = requests
+        self._dice = dice
+        self._written = written
+        self._read_count = self.written_count = 0
+
+    async def read(self) -> object:
+        await asyncio.sleep(self._dice.randrange(2_000) / SECOND_US)
+        if self._read_count == len(self._requests):
+            return EOF
+        self._read_count += 1
+        return self._requests[self._read_count - 1].SerializeToString()
+
+    async def write(self, reply: bytes) -> None:
+        index = self.written_count
+        self.written_count += 1
+        self._written(index, service_pb2.CommitResponse.FromString(reply))
+
+
 class WatchedDecider:
     """The real decider, whose every answer the witness hears of. Satisfies
     `limiter.service.decision.Decider`."""
@@ -134,6 +162,10 @@ class WatchedDecider:
         try:
             answer = getattr(self.real, method)(request, now_ms, None)
         except errors.LimiterError as error:
+            if self._place.disk.has_panicked:
+                # The process is about to learn that its state is lost; this may be half done.
+                self._place.witness.is_blind = True
+                raise
             fault = fault_of(error)
             self._compare(now_ms, fault, lambda: compare(asked.FromString(request)))
             raise
@@ -144,6 +176,8 @@ class WatchedDecider:
 
     def _compare(self, now_ms: int, outcome: object, compare: Callable[[], object]) -> None:
         witness = self._place.witness
+        if witness.is_blind:
+            return
         try:
             witness.at(max(now_ms, witness.now_ms), outcome)
             compare()
@@ -247,6 +281,7 @@ class Process:
     def stop(self, then: Callable[[], None]) -> None:
         """Drains, writes what is pending and ends; `then` is called at the end."""
         self._is_draining = True
+        self._service.drain()
         self._go(self._stop(then))
 
     async def _stop(self, then: Callable[[], None]) -> None:
@@ -288,6 +323,7 @@ class Process:
 
     def _open(self) -> tuple[Core, PolicyStore, History, recovery.Recovered]:
         disk = self._place.disk
+        disk.open()
         policies = PolicyStore()
         core = Core(DIGEST_KEY, policies.bind, kinds.define_kind)
         policies.connect(core)
@@ -399,6 +435,37 @@ class Process:
         """Takes a call; `deliver` is called when its reply leaves."""
         self._go(self._answer(request, deliver))
 
+    def serve_stream(
+        self,
+        requests: Sequence[service_pb2.CommitRequest],
+        deliver: Callable[[int, Outcome], None],
+    ) -> None:
+        """Takes a CommitStream; `deliver` is called for each message, in order."""
+        self._go(self._stream(requests, deliver))
+
+    async def _stream(
+        self,
+        requests: Sequence[service_pb2.CommitRequest],
+        deliver: Callable[[int, Outcome], None],
+    ) -> None:
+        def written(index: int, outcome: Outcome) -> None:
+            self._check(outcome)
+            deliver(index, outcome)
+
+        context = StreamContext(requests, self._place.dice, written)
+        ending: Refused | None = None
+        try:
+            await self._service.commit_stream(None, cast(Any, context))
+        except Ended as ended:
+            ending = ended.refused
+            self._check(ending)
+        first = context.written_count
+        assert ending is not None or first == len(requests), "a stream ended early"
+        # The first without a reply is what ended it; of the others nobody knows.
+        for index in range(first, len(requests)):
+            unknown = Refused("UNAVAILABLE", "", "the stream has ended")
+            deliver(index, ending if index == first and ending is not None else unknown)
+
     async def _answer(self, request: Request, deliver: Callable[[Outcome], None]) -> None:
         try:
             outcome = await self._reply(request)
@@ -451,6 +518,8 @@ class Process:
             else:
                 outcome = commitment.confirm(state.commitments, 0, request, now_ms)
         except errors.LimiterError as error:
+            if self._place.disk.has_panicked:
+                self._place.witness.is_blind = True
             self._place.witness.settle(request, fault_of(error), now_ms)
             raise
         self._place.witness.settle(request, outcome, now_ms)
@@ -465,18 +534,15 @@ class Process:
         appended = state.core.appended
         if isinstance(request, Apply):
             differs = apply_to(state.policies, request.policies, request.assignments, now_ms)
-            witness.at(now_ms, differs)
-            witness.apply(request.policies, request.assignments)
+            witness.edit(request, differs, now_ms)
         elif isinstance(request, Account):
             set_account_in(state.policies, request.account, now_ms)
-            witness.at(now_ms, None)
-            witness.set_account(request.account)
+            witness.edit(request, None, now_ms)
         else:
             changed = opt_in(
                 state.suppressions, request.account, request.people, request.out, now_ms
             )
-            witness.at(now_ms, changed)
-            witness.opt(request.account, request.people, request.out)
+            witness.edit(request, changed, now_ms)
         if state.core.appended > appended:
             witness.edition += 1
         edition, group = witness.edition, state.last_group
@@ -491,8 +557,9 @@ class Process:
         """A reply leaves: what it tells of is on disk, and a refusal has its reason."""
         if isinstance(outcome, Refused):
             if outcome.code == "UNAVAILABLE":
-                is_out = self._place.disk.is_out
-                assert self.state is None or self._is_draining or is_out, outcome
+                disk = self._place.disk
+                is_unreadable = disk.is_out or disk.has_panicked
+                assert self.state is None or self._is_draining or is_unreadable, outcome
             elif outcome.reason == "OVERLOADED":
                 pending_bytes = self._current().core.pending_bytes
                 assert pending_bytes > bounds.PENDING_JOURNAL_BYTES_MAX, outcome

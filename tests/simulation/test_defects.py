@@ -206,7 +206,7 @@ class IsShy(Process):
 
 
 def test_a_server_that_refuses_without_a_reason() -> None:
-    assert_found(IsShy, "nothing was done")
+    assert_found(IsShy, "nothing was done", "round and round")
 
 
 def test_a_server_whose_clock_is_the_wall_clock() -> None:
@@ -221,3 +221,11 @@ def test_a_server_that_starts_at_any_time() -> None:
     check: Callable[..., None] = lambda *_: None  # noqa: E731 - it is a check like the other
     with mock.patch.object(process, "check_start", check):
         assert_found(Process, "starts at")
+
+
+def test_a_broken_history_breaks_again_in_the_same_way() -> None:
+    seed = next(seed for seed in range(SEEDS_MAX) if broken_by(RepeatsDoNotWait, seed))
+    first, second = (broken_by(RepeatsDoNotWait, seed) for _ in range(2))
+    assert first is not None
+    assert str(first) == str(second)
+    assert len(first.lines) > 10

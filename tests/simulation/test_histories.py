@@ -26,7 +26,7 @@ PARTS: Final = min(HISTORIES, 20)
 SEEDS_A_RUN: Final = 1 << 32
 
 
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(0)  # each history has an end of its own
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories(request: pytest.FixtureRequest, part: int) -> None:
     first = request.config.option.hypothesis_seed * SEEDS_A_RUN

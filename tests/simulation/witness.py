@@ -18,11 +18,12 @@ from limiter import errors
 from limiter._suppressions import Person
 from limiter.v1 import account_pb2, attempt_pb2, commitment_pb2, plan_pb2, policy_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
-from tests.model.accounts import Account
+from tests.model import accounts as oracle_accounts
 from tests.model.book import PolicyBook
 from tests.model.driver import Fault
 from tests.model.oracle import Oracle
 from tests.model.pair import Pair
+from tests.simulation.calls import Account, Apply, Opt
 
 # After a recovery the usage under so many templates is looked at, those of the newest attempts.
 TEMPLATES_MAX = 4
@@ -98,7 +99,7 @@ def copy_of(oracle: Oracle) -> Oracle:
         dict(book.zones),
     )
     other.accounts = {
-        name: Account(
+        name: oracle_accounts.Account(
             set(account.kinds),
             list(account.messages),
             dict(account.remembered),
@@ -132,6 +133,8 @@ class Witness(Pair):
         super().__init__(self.told, now_ms)
         # How many edits have changed policies, accounts and opt-outs.
         self.edition = 0
+        # The server's state is about to be dropped, and not compared until it is recovered.
+        self.is_blind = False
         self._memories: dict[int, Memory] = {0: self._memory()}
 
     # ---- what is told
@@ -149,9 +152,23 @@ class Witness(Pair):
         now_ms: int,
     ) -> None:
         """A commit was cancelled or confirmed."""
+        if self.is_blind:
+            return
         self.at(now_ms, outcome)
         act = self.cancel if isinstance(request, commitment_pb2.CancelRequest) else self.confirm
         act(request.account, commit_id=request.commit_id, request_id=request.request_id)
+
+    def edit(self, request: Apply | Account | Opt, outcome: object, now_ms: int) -> None:
+        """Policies, an account or who has opted out were changed."""
+        if self.is_blind:
+            return
+        self.at(now_ms, outcome)
+        if isinstance(request, Apply):
+            self.apply(request.policies, request.assignments)
+        elif isinstance(request, Account):
+            self.set_account(request.account)
+        else:
+            self.opt(request.account, request.people, request.out)
 
     def _note(self, attempt: attempt_pb2.Attempt) -> None:
         super()._note(attempt)
@@ -183,6 +200,7 @@ class Witness(Pair):
         self.policies, self.assignments = list(memory.policies), list(memory.assignments)
         self.accounts = dict(memory.accounts)
         self.edition = memory.edition
+        self.is_blind = False
         self.now_ms = self.told.now_ms = now_ms
         self._memories = {group: each for group, each in self._memories.items() if group <= tail}
 
