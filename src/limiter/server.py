@@ -241,6 +241,11 @@ class Server:
         return self._port
 
     @property
+    def state(self) -> State | None:
+        """What calls are answered from; None while there is none."""
+        return self._state
+
+    @property
     def warning(self) -> str:
         """What an operator should know about who can do what here, if anything."""
         if not self._gate.demanded and not self._knows_its_clients():
