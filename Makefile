@@ -6,6 +6,7 @@ PYTHON ?= python3
 WORKERS ?= logical
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+SCALE_ARGS ?=
 SANITIZE_TESTS ?= tests/unit tests/model tests/transport
 
 SHELL := /bin/bash
@@ -109,6 +110,10 @@ conformance: $(built_dev) ## other people's tests of HTTP/2 and gRPC servers, on
 .PHONY: bench
 bench: $(built_dev) ## the benchmarks, on this machine and this commit
 	cd benchmarks && $(abspath $(bin))/asv run --python=same --show-stderr $(BENCH_ARGS)
+
+.PHONY: scale
+scale: $(built_dev) ## what many accounts cost; SCALE_ARGS="--only memory --scale 0.1"
+	$(bin)/python -m benchmarks.scale $(SCALE_ARGS)
 
 .PHONY: loop-lag
 loop-lag: $(built_dev) ## how long the event loop is held, by the kind of work

@@ -22,6 +22,10 @@ from benchmarks import (
     policy,
     report,
     rivals,
+    scale,
+    scale_journal,
+    scale_memory,
+    scale_serving,
     simulation,
     speed,
     wire,
@@ -30,7 +34,17 @@ from benchmarks import (
 from benchmarks.workload import Engine, Figure, Population
 from limiter.v1 import decision_pb2, decision_service_pb2
 
-MODULES = (wire, core, policy, simulation, journal, instructions, end_to_end)
+MODULES = (
+    wire,
+    core,
+    policy,
+    simulation,
+    journal,
+    instructions,
+    end_to_end,
+    scale_memory,
+    scale_journal,
+)
 
 # For each suite: a parameter and the attributes that make it small.
 SMOKE: dict[type, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -47,6 +61,11 @@ SMOKE: dict[type, tuple[tuple[Any, ...], dict[str, Any]]] = {
     journal.Commit: ((3,), {"events_per_caller": 3}),
     journal.Append: ((5,), {"group_count": 3}),
     instructions.Commit: ((50,), {}),
+    scale_memory.Memory: (("1000000 x 10", "recipients"), {"scale": 0.0001}),
+    scale_journal.JournalBytes: (
+        (True,),
+        {"population": Population(10, 10), "commit_count": 300},
+    ),
     end_to_end.Commits: ((20,), {"call_count": 20, "rounds": 1}),
     end_to_end.Batches: ((), {"batch_count": 3}),
 }
@@ -210,6 +229,56 @@ def test_rivals_are_measured_where_they_are_installed() -> None:
     except rivals.Absent as absent:
         pytest.skip(str(absent))
     assert rivals.syncs_per_s(0.05) > 0
+
+
+@pytest.mark.parametrize(
+    ("population", "caps", "bytes_max"),
+    [
+        (Population(1, 300_000), "people", scale.LARGE_BYTES),
+        (Population(500, 200), "people", scale.LARGE_BYTES),
+        (Population(3_000, 10), "people", scale.SMALL_BYTES),
+        (Population(3_000, 10), "recipients", 600.0),
+    ],
+)
+def test_contacts_take_little_memory(population: Population, caps: str, bytes_max: float) -> None:
+    """What malloc gives out hangs on the work alone, so that a regression shows anywhere."""
+    found = scale_memory.footprint(population, caps)
+    assert found.contact_count == population.pair_count
+    # A digest and the position of the newest event are 24 bytes by themselves.
+    assert 24 < found.given_bytes <= bytes_max
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_commits_take_little_of_the_journal(is_full: bool) -> None:
+    fields = scale_memory.Fields(is_full)
+    taken = scale_journal.journal_bytes(Population(50, 10), fields, 500)
+    assert 16 < taken <= scale.JOURNAL_BYTES
+
+
+@pytest.mark.timeout(300)
+def test_the_scale_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scale.main(["--scale", "0.0001", "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert list(parts) == list(scale.PARTS)
+    rows = [row["figure"] for part in parts.values() for row in part]
+    assert all(row["missing"] or math.isfinite(row["value"]) for row in rows)
+    targets = [row["target"] for row in rows if row["target"] is not None]
+    assert targets.count(scale.LARGE_BYTES) == 2
+    assert {scale.SMALL_BYTES, scale.JOURNAL_BYTES, scale.RESTART_S, scale.SLOWER} < set(targets)
+    assert scale.main(["--only", "journal", "--scale", "0.0001"]) == 0
+    printed = capsys.readouterr().out
+    assert "≤ 96.0 bytes" in printed
+    assert "third product" in printed
+
+
+def test_a_server_of_the_scale_counts_exactly(tmp_path: Path) -> None:
+    """What is asked of accounts that do not fit into memory, of some that do."""
+    population = Population(20, 3)
+    end_to_end.prepare_folder(tmp_path / "data", population, 0)
+    with scale_serving.serving(tmp_path / "data") as (_, address):
+        scale_serving.require_exact(address, population, 5)
+        with pytest.raises(RuntimeError, match="expected 6 people"):
+            scale_serving.require_exact(address, Population(20, 5), 5)
 
 
 def test_the_loop_is_watched_under_every_kind_of_work() -> None:

@@ -1,0 +1,196 @@
+"""How the service bears many accounts and contacts, in one table: `python -m benchmarks.scale`.
+
+Populations are one account of 10,000,000 contacts, 1,000,000 accounts of ten and 100,000 of 200.
+`--only memory` runs one part, `--scale 0.01` shrinks all of them (a smoke test, whose numbers mean
+little), `--json` prints them for programs. A ratio of 1 or more means that the target is met. What
+the service cannot do yet has its row, which says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Final
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks import scale_serving
+from benchmarks.report import columns_of, machine
+from benchmarks.scale_journal import journal_bytes
+from benchmarks.scale_memory import POPULATIONS, Fields, footprint, scaled
+from benchmarks.workload import Figure, Population
+
+__all__ = ["PARTS", "Row", "main", "measure", "tabulate"]
+
+# Bytes of memory for a contact, at most: where accounts hold ten, and where they are larger.
+SMALL_BYTES: Final = 100.0
+LARGE_BYTES: Final = 48.0
+SMALL_CONTACTS: Final = 10
+
+JOURNAL_BYTES: Final = 96.0
+RESTART_S: Final = 3.0
+SLOWER: Final = 1.3
+BUDGET_SLOWER: Final = 5.0
+IMAGES_SLOWER: Final = 3.0
+
+# Turns of what is compared, and the scale below which a run only shows that it runs.
+ROUNDS: Final = 3
+SMOKE: Final = 0.1
+
+FEW_ACCOUNTS: Final = 1_000
+MANY: Final = POPULATIONS[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure, and the same with what the third product names and keeps about recipients."""
+
+    figure: Figure
+    beside: Figure | None = None
+
+
+def title_of(population: Population) -> str:
+    """The population in words."""
+    accounts = "account" if population.account_count == 1 else "accounts"
+    return f"{population.account_count:,} {accounts} x {population.contact_count:,}"
+
+
+def memory_rows(scale: float) -> Iterator[Row]:
+    """Bytes of memory for each contact in its window, its share of its account included."""
+    for full in POPULATIONS:
+        population = scaled(full, scale)
+        people = footprint(population, "people")
+        recipients = footprint(population, "recipients")
+        target = SMALL_BYTES if population.contact_count <= SMALL_CONTACTS else LARGE_BYTES
+        title = title_of(population)
+        yield Row(
+            Figure(f"memory a contact, {title}", people.given_bytes, "bytes", target),
+            Figure("", recipients.given_bytes, "bytes"),
+        )
+        yield Row(
+            Figure(f"the process grew by, {title}", people.resident_bytes, "bytes"),
+            Figure("", recipients.resident_bytes, "bytes"),
+        )
+
+
+def journal_rows(scale: float) -> Iterator[Row]:
+    """Bytes of the journal for each commit without a request_id."""
+    population = scaled(Population(100_000, 10), scale)
+    name = "journal a commit, without request_id"
+    yield Row(
+        Figure(name, journal_bytes(population, Fields(is_full=False)), "bytes", JOURNAL_BYTES),
+        Figure("", journal_bytes(population, Fields(is_full=True)), "bytes"),
+    )
+
+
+def restart_rows(scale: float) -> Iterator[Row]:
+    """How soon a server that was killed decides again."""
+    population = scaled(MANY, scale)
+    found = scale_serving.restart(population, settle_s=min(10.0, 100.0 * scale))
+    title = title_of(population)
+    yield Row(Figure(f"kill -9 to first decision, {title}", found.decided_s, "s", RESTART_S))
+    yield Row(Figure("the server's processor time until then", found.cpu_s, "s"))
+
+
+def account_rows(scale: float) -> Iterator[Row]:
+    """What a unary Commit costs end to end with few accounts and with many."""
+    few, many = FEW_ACCOUNTS, max(10 * FEW_ACCOUNTS, int(MANY.account_count * scale))
+    duration_s = max(0.3, 3.0 * scale)
+    rounds = ROUNDS if scale >= SMOKE else 1
+    found = scale_serving.compare_accounts(few, many, duration_s, rounds)
+    for name, values, unit in (
+        (f"server's time of a commit, {few:,} accounts", found.few_us, "us"),
+        (f"server's time of a commit, {many:,} accounts", found.many_us, "us"),
+        (f"commits a second, {few:,} accounts", found.few_rates, "/s"),
+        (f"commits a second, {many:,} accounts", found.many_rates, "/s"),
+    ):
+        yield Row(Figure(name, median(values), unit))
+    yield Row(Figure(f"the same time, {many:,} / {few:,}", found.time_ratio, "x", SLOWER))
+    yield Row(Figure(f"the same rate, {few:,} / {many:,}", found.rate_ratio, "x", SLOWER))
+    yield Row(Figure("disk a commit, under that load", found.journal_bytes, "bytes", JOURNAL_BYTES))
+
+
+def budget_rows(scale: float) -> Iterator[Row]:
+    """How much slower it is where a tenth of the state fits into memory."""
+    name = f"rate in full / with a tenth of the memory, {title_of(scaled(MANY, scale))}"
+    reason = "the server has no --memory"
+    yield Row(Figure(name, 0.0, "x", BUDGET_SLOWER, missing=reason))
+
+
+def image_rows(scale: float) -> Iterator[Row]:
+    """How much later commits are answered while images are written."""
+    reason = "the server writes no images"
+    name = "p99 of commits while images are written / without"
+    yield Row(Figure(name, 0.0, "x", IMAGES_SLOWER, missing=reason))
+
+
+PARTS: Final[dict[str, Callable[[float], Iterator[Row]]]] = {
+    "memory": memory_rows,
+    "journal": journal_rows,
+    "restart": restart_rows,
+    "accounts": account_rows,
+    "budget": budget_rows,
+    "images": image_rows,
+}
+
+
+def measure(names: Sequence[str], scale: float, console: Console) -> dict[str, list[Row]]:
+    """Runs the named parts one after the other."""
+    measured: dict[str, list[Row]] = {}
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        for name in names:
+            task = progress.add_task(name, total=None)
+            measured[name] = []
+            for row in PARTS[name](scale):
+                measured[name].append(row)
+                progress.update(task, description=f"{name}: {row.figure.name}")
+            progress.remove_task(task)
+    return measured
+
+
+def tabulate(measured: dict[str, list[Row]], title: str) -> Table:
+    """All rows in one table."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    for heading in ("measured", "target", "ratio", "third product"):
+        table.add_column(heading, justify="right")
+    for rows in measured.values():
+        table.add_section()
+        for row in rows:
+            *columns, note = columns_of(row.figure)
+            beside = columns_of(row.beside)[0] if row.beside is not None else note
+            table.add_row(row.figure.name, *columns, beside)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what the arguments ask for; 0 even where a target is missed, which the table shows."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full size")
+    parser.add_argument("--only", action="append", choices=sorted(PARTS), help="one part")
+    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    options = parser.parse_args(arguments)
+    if not 0 < options.scale <= 1:
+        parser.error("--scale must be above 0 and at most 1")
+    measured = measure(options.only or list(PARTS), options.scale, Console(stderr=True))
+    if options.json:
+        plain = {name: [asdict(row) for row in rows] for name, rows in measured.items()}
+        print(json.dumps({"machine": machine(), "parts": plain}, indent=2))
+    else:
+        # A file or a pipe has no width of its own.
+        width = None if sys.stdout.isatty() else 140
+        Console(width=width).print(tabulate(measured, machine()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
