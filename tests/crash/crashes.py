@@ -110,8 +110,12 @@ class Crashes:
             return Death(answer_count, delay_s)
         name = self._rng.choice(list(_OPERATIONS))
         place = self._rng.randint(1, _OPERATIONS[name])
-        after, half = self._rng.choice(((False, False), (True, False), (False, True)))
-        return Death(answer_count, 0, place, name, after, half)
+        return Death(answer_count, 0, place, name, *self._draw_how())
+
+    def _draw_how(self) -> tuple[bool, bool]:
+        """Whether a kill falls right after an operation, or when half of it is done; else it falls
+        right before it."""
+        return self._rng.choice(((False, False), (True, False), (False, True)))
 
     async def _short_life(self, number: int) -> None:
         """One that ends before anything new is sent: half of them while the server starts."""
@@ -119,7 +123,8 @@ class Crashes:
         if is_doomed:
             is_first = not self._data_dir.exists()
             most = _FIRST_START_OPERATIONS if is_first else _START_OPERATIONS
-            self._control.end(self._rng.randint(1, most))
+            after, half = self._draw_how()
+            self._control.end(self._rng.randint(1, most), after=after, half=half)
         delay_s = self._rng.uniform(0, 0.03)
         async with self._started(number, -signal.SIGKILL) as server:
             if not server.ready_line:
