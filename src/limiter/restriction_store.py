@@ -20,8 +20,10 @@ what is full makes room by letting go of its oldest day, and counts what goes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -139,13 +141,13 @@ class RestrictionStore:
         try:
             if not path.exists():
                 create_environment(path, _META_KEY, self._pack_meta(_ALL_KNOWN, 0))
-            self._env = lmdb.open(
-                str(path), map_size=quota_bytes, mode=0o600, max_dbs=0, max_spare_txns=4
-            )
         except (OSError, lmdb.Error) as error:
-            raise errors.FailedPrecondition(
-                "DATA_FOLDER_UNUSABLE", f"the restrictions log {path} cannot be opened: {error}"
-            ) from error
+            raise self._unopened(error) from error
+        self._env = self._opened()
+        # Who reads just now; the environment is not replaced meanwhile.
+        self._quiet = threading.Condition()
+        self._reader_count = 0
+        self._used_bytes = 0
         try:
             self._known_up_to, self._next_number = self._read_meta()
         except BaseException:
@@ -159,10 +161,13 @@ class RestrictionStore:
 
     @property
     def used_bytes(self) -> int:
-        """How much the rows take on disk, free pages apart."""
-        stat = self._env.stat()
-        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return int(pages * stat["psize"])
+        """How much the rows take on disk, free pages apart; as far as is known."""
+        # Without an environment, because it could not be opened again, it is what it was.
+        with contextlib.suppress(lmdb.Error):
+            stat = self._env.stat()
+            pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            self._used_bytes = int(pages * stat["psize"])
+        return self._used_bytes
 
     @property
     def is_crowded(self) -> bool:
@@ -172,6 +177,49 @@ class RestrictionStore:
     def close(self) -> None:
         """Closes the environment. Idempotent. Nothing may be reading or writing."""
         self._env.close()
+
+    def renew(self) -> None:
+        """Opens the environment again if LMDB does not go on since a write has failed. For the one
+        who writes. Raises FailedPrecondition while the disk does not let it, and DataLoss."""
+        with contextlib.suppress(lmdb.Error), self._env.begin():
+            return
+        with self._quiet:
+            self._quiet.wait_for(lambda: self._reader_count == 0)
+            self._env.close()
+            self._env = self._opened()
+        self._known_up_to, self._next_number = self._read_meta()
+
+    def _opened(self) -> lmdb.Environment:
+        try:
+            return lmdb.open(
+                str(self._path),
+                map_size=self._quota_bytes,
+                mode=0o600,
+                max_dbs=0,
+                max_spare_txns=4,
+            )
+        except lmdb.Error as error:
+            raise self._unopened(error) from error
+
+    def _unopened(self, error: Exception) -> errors.FailedPrecondition:
+        return errors.FailedPrecondition(
+            "DATA_FOLDER_UNUSABLE", f"the restrictions log {self._path} cannot be opened: {error}"
+        )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A transaction of any thread. Raises Unavailable or DataLoss where it cannot read."""
+        with self._quiet:
+            self._reader_count += 1
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise self._unreadable(error) from error
+        finally:
+            with self._quiet:
+                self._reader_count -= 1
+                self._quiet.notify_all()
 
     # --- Writing ----------------------------------------------------------------------------------
 
@@ -307,14 +355,11 @@ class RestrictionStore:
 
     def oldest_day(self) -> int | None:
         """The oldest day of which there are rows."""
-        try:
-            with self._env.begin() as transaction:
-                cursor = transaction.cursor()
-                if not cursor.set_range(_ROW) or cursor.key()[:1] != _ROW:
-                    return None
-                return _day_in(cursor.key())
-        except lmdb.Error as error:
-            raise self._unreadable(error) from error
+        with self._reading() as transaction:
+            cursor = transaction.cursor()
+            if not cursor.set_range(_ROW) or cursor.key()[:1] != _ROW:
+                return None
+            return _day_in(cursor.key())
 
     def _let_go(self, before_day: int, key_count_max: int, counted_on: int | None) -> int:
         gone = 0
@@ -361,38 +406,32 @@ class RestrictionStore:
         last: Position | None = None
         scanned = 0
         tags = self._tags(wanted)
-        try:
-            with self._env.begin() as transaction:
-                for key, value in self._rows_of(transaction, wanted, after):
-                    position = Position(*_PLACE.unpack_from(key, _PLACE_AT))
-                    if wanted.end_ms is not None and position.first_ms >= wanted.end_ms:
-                        return Found(rows, None)
-                    if scanned == scan_count_max:
-                        return Found(rows, last)
-                    scanned += 1
-                    if _may_match(value, tags, wanted.start_ms):
-                        found = restriction_of(self._unsealed(key, value))
-                        if wanted.admits(found) and admits(found):
-                            if len(rows) == count:
-                                return Found(rows, last)
-                            rows.append(found)
-                    last = position
-        except lmdb.Error as error:
-            raise self._unreadable(error) from error
+        with self._reading() as transaction:
+            for key, value in self._rows_of(transaction, wanted, after):
+                position = Position(*_PLACE.unpack_from(key, _PLACE_AT))
+                if wanted.end_ms is not None and position.first_ms >= wanted.end_ms:
+                    return Found(rows, None)
+                if scanned == scan_count_max:
+                    return Found(rows, last)
+                scanned += 1
+                if _may_match(value, tags, wanted.start_ms):
+                    found = restriction_of(self._unsealed(key, value))
+                    if wanted.admits(found) and admits(found):
+                        if len(rows) == count:
+                            return Found(rows, last)
+                        rows.append(found)
+                last = position
         return Found(rows, None)
 
     def dropped_count(self, account: str, from_day: int, to_day: int) -> int:
         """How many denials of the account could not be kept in these days, both inclusive."""
         tag = self._account_tag(account.encode())
         total = 0
-        try:
-            with self._env.begin() as transaction:
-                for day in range(from_day, to_day + 1):
-                    count = transaction.get(_DROPPED + day.to_bytes(4, "big") + tag)
-                    if count is not None:
-                        total += _COUNT.unpack(count)[0]
-        except lmdb.Error as error:
-            raise self._unreadable(error) from error
+        with self._reading() as transaction:
+            for day in range(from_day, to_day + 1):
+                count = transaction.get(_DROPPED + day.to_bytes(4, "big") + tag)
+                if count is not None:
+                    total += _COUNT.unpack(count)[0]
         return total
 
     def _rows_of(

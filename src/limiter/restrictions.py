@@ -175,6 +175,8 @@ class RestrictionLog:
     def work(self, in_haste: bool = True) -> None:
         """One round: writes what the buffer holds, and lets go of a slice of what has passed its
         retention. Only the thread does so, once it is started."""
+        if self._is_failing:
+            self._renew()
         self._drain(in_haste)
         self._trim()
 
@@ -242,6 +244,13 @@ class RestrictionLog:
                 raise errors.Unavailable(
                     "RESTRICTIONS_FULL", "the restrictions log is full with those of one day"
                 )
+
+    def _renew(self) -> None:
+        """After a write that failed the store may have to be opened again."""
+        try:
+            self._store.renew()
+        except errors.LimiterError as error:
+            self._note_failure(error)
 
     def _note_failure(self, error: Exception) -> None:
         if not self._is_failing:

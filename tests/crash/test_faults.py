@@ -14,12 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import grpc
 import pytest
 
+from limiter.v1 import restriction_pb2
 from tests.crash.crashes import told
 from tests.crash.faults import Fault, Faults
 from tests.disk.shim import FAST_FOLDER, Control, compile_shim, environment
 from tests.integration.forking import Nursery
+from tests.integration.process import ServerProcess
+from tests.integration.requests import assign, cap, commit_request, fault_of
 
 STEP: Final = int(os.environ.get("LIMITER_SERVER_IO_STEP", "67"))
 
@@ -62,3 +66,30 @@ async def test_no_fault_of_a_servers_disk_loses_what_was_acknowledged(
                 await lives.live(fault)
     tell(f"a server's disk fails: {told(lives.counts)}")
     assert lives.counts["out of service"] > 0
+
+
+def test_the_log_of_denials_goes_on_when_its_disk_does(tmp_path: Path) -> None:
+    root, control_path = tmp_path / "root", tmp_path / "control"
+    root.mkdir()
+    control = Control(control_path)
+    disk = environment(compile_shim(tmp_path), root, control=control_path)
+    request = restriction_pb2.ListRestrictionsRequest(account="a")
+    with Nursery(disk) as nursery, ServerProcess(root / "data", nursery) as server:
+        assign(server, "a", cap(0))
+        refusals = []
+        # Each operation of a transaction: pages, a sync, and the page that says which are valid,
+        # after which LMDB wants to be opened again.
+        for place in range(1, 5):
+            control.fail(place, place, name="data/restrictions/")
+            server.decisions.Commit(commit_request("a", f"lost-{place}"))
+            try:
+                server.decisions.ListRestrictions(request)
+            except grpc.RpcError as error:
+                refusals.append(fault_of(error).reason)
+            control.heal()
+            server.decisions.Commit(commit_request("a", f"kept-{place}"))
+            found = server.decisions.ListRestrictions(request)
+            names = {each.attempt.contact for each in found.restrictions}
+            assert {f"kept-{each}" for each in range(1, place + 1)} <= names
+        assert found.dropped_count >= 3
+        assert set(refusals) == {"RESTRICTIONS_UNAVAILABLE"}
