@@ -14,9 +14,12 @@ import pytest
 from limiter import bounds
 from limiter.state import State
 from limiter.v1 import commitment_pb2, decision_service_pb2, test_clock_service_pb2
+from tests.integration import transports
 from tests.integration.inside import Inside, serving
 from tests.integration.requests import DAY_S, cap, commit_request
 from tests.integration.test_mending import assign_to_all, used
+
+pytestmark = transports.BOTH
 
 # Accounts leave memory as soon as nobody uses them.
 _TIGHT: dict[str, Any] = {"memory_bytes_max": 1}
