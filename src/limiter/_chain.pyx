@@ -7,7 +7,6 @@ not change.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -26,51 +25,24 @@ cdef class Chain:
     def __dealloc__(self):
         free(self.data)
 
-    cdef int read(self, object history, uint64_t newest, uint64_t until) except -1:
-        # Reads back from the newest event to the one behind `until`. Raises DataLoss where one of
-        # them is not kept.
+    cdef int read(self, object events_of, uint64_t newest, uint64_t until) except -1:
+        # Reads back from the newest event to the one behind `until`; `events_of(number)` gives the
+        # packed events of a group. Raises DataLoss where one of them is not kept.
         cdef uint64_t position = newest
-        cdef uint64_t number
-        cdef uint64_t last_number = 0
-        cdef bytes group
+        cdef const uint8_t[::1] events
         while position > until:
-            number = position >> OFFSET_BITS
-            if number == last_number:
-                # Where there is a second one there may be many.
-                group = history.group(number)
-                if group is None:
-                    raise self.lost(position)
-                position = self.walk(
-                    <const uint8_t*>PyBytes_AS_STRING(group),
-                    PyBytes_GET_SIZE(group),
-                    0,
-                    position,
-                    until,
-                )
-                continue
-            last_number = number
-            group = history.event(position)
-            if group is None:
+            found = events_of(position >> OFFSET_BITS)
+            if found is None or len(found) == 0:
                 raise self.lost(position)
-            position = self.walk(
-                <const uint8_t*>PyBytes_AS_STRING(group),
-                PyBytes_GET_SIZE(group),
-                position & ((1 << OFFSET_BITS) - 1),
-                position,
-                until,
-            )
+            events = found
+            position = self.walk(&events[0], events.shape[0], position, until)
         return 0
 
     cdef uint64_t walk(
-        self,
-        const uint8_t* data,
-        size_t size,
-        uint64_t start,
-        uint64_t position,
-        uint64_t until,
+        self, const uint8_t* data, size_t size, uint64_t position, uint64_t until
     ) except? 0:
-        # Keeps the events that lie in these bytes, of one group from the offset `start` on, and
-        # returns the position of the next one, which does not.
+        # Keeps the events that lie in these bytes of a group, and returns the position of the next
+        # one, which does not.
         cdef uint64_t number = position >> OFFSET_BITS
         cdef uint64_t offset
         cdef int length = 1
@@ -78,17 +50,13 @@ cdef class Chain:
         with nogil:
             while position > until and position >> OFFSET_BITS == number:
                 offset = position & ((1 << OFFSET_BITS) - 1)
-                if offset < start or offset - start >= size:
-                    break
-                length = event_read(
-                    data + (offset - start), size - (offset - start), position, &event
-                )
-                if length == 0:
-                    break
-                self.keep(data + (offset - start), <uint32_t>length, position)
-                if event.previous_account >= position:
+                length = 0
+                if offset < size:
+                    length = event_read(data + offset, size - offset, position, &event)
+                if length == 0 or event.previous_account >= position:
                     length = 0
                     break
+                self.keep(data + offset, <uint32_t>length, position)
                 position = event.previous_account
         if length == 0:
             raise DataLoss(

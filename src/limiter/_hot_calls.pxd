@@ -46,7 +46,7 @@ cdef class HotCalls(HotHandler):
     cdef int64_t now_ms        # of the bytes that are being dealt with; -1 = not asked yet
     cdef bint draining
     cdef readonly size_t stream_count   # CommitStreams that are open
-    cdef object bring          # gives a future of an account's being in memory
+    cdef object arrivals       # brings accounts into memory
     cdef dict parked           # the calls that wait for one, by account
     cdef size_t parked_count
     cdef Spread times          # how long answers took, a row for each method; None unless observed

@@ -187,12 +187,11 @@ cdef class Parked:
         stream.is_parked = True
         return 0
 
-    def go_on(self, future):
-        """Called when the account is in memory, or cannot be brought there."""
+    def go_on(self, failure):
+        """Called when the account is in memory, or with why it cannot be brought there."""
         cdef size_t i
         cdef Connection connection
         cdef Stream* stream
-        failure = future.exception()
         self.calls.parked_count -= self.size
         if self.calls.parked.get(self.account) is self:
             del self.calls.parked[self.account]
@@ -234,7 +233,7 @@ cdef class HotCalls(HotHandler):
         self.committer = engine.committer
         self.clock = engine.clock
         self.gate = engine.gate
-        self.bring = engine.bring
+        self.arrivals = engine.arrivals
         self.group = None
         self.kicked = 0
 
@@ -613,7 +612,7 @@ cdef class HotCalls(HotHandler):
             raise overloaded("too many calls wait for accounts to be brought into memory")
         if parked is None:
             parked = self.parked[account] = Parked(self, account)
-            self.bring(account).add_done_callback(parked.go_on)
+            self.arrivals.when_here(account, parked.go_on)
         self.parked_count += 1
         return parked.add(stream)
 

@@ -38,6 +38,7 @@ cdef class Residence(Carrier):
     cdef object make_event             # for whoever waits for an account that is written
     cdef dict expected                 # the parcels that are under way, by account
     cdef dict still                    # accounts that stand still while they are written
+    cdef uint32_t chain_max            # events that a walk back to an image takes at most, about
     cdef uint32_t cursor               # the account that the sweep comes to next
     cdef readonly uint64_t counted_bytes  # of the accounts in memory, as last looked
     cdef uint64_t kept_from            # events before this position can be read no more

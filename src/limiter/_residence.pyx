@@ -38,6 +38,9 @@ cdef uint64_t CHAIN_BYTES_EACH = bounds.IMAGE_BYTES_PER_CHAIN_EVENT
 cdef uint64_t AT_ONCE_BYTES_MAX = bounds.IMAGE_AT_ONCE_BYTES_MAX
 cdef uint32_t ASSUMED_RING_BYTES = 48
 
+cdef enum:
+    IDS_FOR_A_STEP = 64        # that a sweep passes over where accounts are away
+
 
 # ---------------------------------------------------------------- how large an account is
 
@@ -134,12 +137,13 @@ cdef class Parcel:
             free(self.opened)
             self.opened = NULL
 
-    def read(self, images not None, history not None):
-        """Reads what the disk holds of the account; in any thread. Raises DataLoss where that does
-        not fit together."""
+    def read(self, image_of not None, events_of not None):
+        """Reads what the disk holds of the account, in any thread: `image_of(id)` gives its image,
+        `events_of(number)` a group of the journal. Raises DataLoss where that does not fit
+        together."""
         cdef ImageHead head
         memset(&head, 0, sizeof(head))
-        self.image = images.get(self.account)
+        self.image = image_of(self.account)
         if self.image is not None:
             image_head(
                 <const unsigned char*>PyBytes_AS_STRING(self.image),
@@ -148,7 +152,7 @@ cdef class Parcel:
                 &head,
             )
         self.chain = Chain()
-        self.chain.read(history, self.last_position, head.last_position)
+        self.chain.read(events_of, self.last_position, head.last_position)
 
     @property
     def is_empty(self):
@@ -166,6 +170,7 @@ cdef class Residence(Carrier):
         self.images = images
         self.history = history
         self.make_event = make_event
+        self.chain_max = CHAIN_EVENTS_MAX
         self.expected = {}
         self.still = {}
         core.accounts.carrier = self
@@ -308,7 +313,8 @@ cdef class Residence(Carrier):
         # One that is under way comes too late.
         self.expected.pop(id, None)
         parcel = self.request(id)
-        parcel.read(self.images, self.history)
+        with self.history.reading() as events_of:
+            parcel.read(self.images.get, events_of)
         while not self.take_in(parcel, <uint32_t>-1):
             pass
         return self.core.accounts.known(id)
@@ -334,24 +340,33 @@ cdef class Residence(Carrier):
         """Events before this position can be read no more."""
         self.kept_from = position
 
-    def sweep(self, uint32_t steps, uint64_t bytes_max, uint64_t durable_group, bint idle):
-        """Looks at the next so many ids; accounts leave memory while they take more than bytes_max
-        and were not used since the last round, or, if `idle`, whether there is room or not.
-        Returns (whether a round ended, ids of those that are to be written first)."""
+    def sweep(
+        self,
+        uint32_t steps,
+        uint64_t bytes_max,
+        uint64_t durable_group,
+        bint idle,
+        uint32_t chain_max=CHAIN_EVENTS_MAX,
+    ):
+        """Looks at the next so many accounts in memory; they leave it while all take more than
+        bytes_max and they were not used since the last round, or, if `idle`, whether there is room
+        or not. Returns (whether a round ended, ids of those that are to be written first: so many
+        events and more behind their images)."""
         cdef Accounts accounts = self.core.accounts
         cdef Account* account
-        cdef bint is_round_over = False
+        cdef uint32_t ids = IDS_FOR_A_STEP * steps
         cdef list unwritten = []
-        while steps:
-            steps -= 1
+        self.chain_max = chain_max
+        while steps and ids:
+            ids -= 1
             self.cursor += 1
             if self.cursor >= accounts.by_name_capacity:
                 self.cursor = 0
-                is_round_over = True
-                break
+                return True, unwritten
             account = accounts.by_name[self.cursor]
             if account == NULL:
                 continue
+            steps -= 1
             self.recount(account)
             if self.wants_image(account):
                 unwritten.append(self.cursor)
@@ -361,7 +376,7 @@ cdef class Residence(Carrier):
                 account.is_used = False
             elif self.may_leave(account, durable_group):
                 self.let_go(account)
-        return is_round_over, unwritten
+        return False, unwritten
 
     def unwritten(self, uint32_t start, uint32_t steps):
         """Of so many ids from one on, those in memory with events that their images do not know,
@@ -438,7 +453,7 @@ cdef class Residence(Carrier):
 
     cdef bint wants_image(self, const Account* account) noexcept:
         # Whether walking back to its image would take longer than reading a newer one.
-        return not account.is_being_imaged and account.unimaged_count > CHAIN_EVENTS_MAX + (
+        return not account.is_being_imaged and account.unimaged_count > self.chain_max + (
             account.counted_bytes // CHAIN_BYTES_EACH
         )
 

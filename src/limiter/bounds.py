@@ -256,6 +256,8 @@ UNDO_WALK_EVENTS_MAX: Final = 10_000
 # An account whose image is older than so many of its events, and one more for so many bytes that it
 # takes in memory, gets a new one: to walk back further would take longer than to read that.
 IMAGE_CHAIN_EVENTS_MAX: Final = 64
+# ... and so many where memory is short, and accounts come back often.
+IMAGE_CHAIN_EVENTS_TIGHT: Final = 12
 IMAGE_BYTES_PER_CHAIN_EVENT: Final = 512
 
 # An account that takes up to so much is written in one go, well below a millisecond; a larger one

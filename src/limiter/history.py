@@ -11,6 +11,8 @@ last is all that has to be kept in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from limiter import bounds, errors
@@ -75,6 +77,21 @@ class History:
             number,
             lambda record: event_in(record, position, offset + GROUP_HEADER_BYTES),
         )
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int], memoryview | None]]:
+        """The packed events of many groups, each by its number and in place, as long as it is
+        entered; None where a group is not kept."""
+        with self._journal.reading(self._shard) as record_of:
+
+            def events_of(number: int) -> memoryview | None:
+                taken_number, events = self._taken
+                if number == taken_number:
+                    return memoryview(events)
+                record = record_of(number)
+                return None if record is None else record[GROUP_HEADER_BYTES:]
+
+            yield events_of
 
     def begins_ms(self) -> int | None:
         """From which instant on everything is kept; None when nothing was ever dropped."""

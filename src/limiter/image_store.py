@@ -19,10 +19,11 @@ What always holds:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -158,12 +159,28 @@ class ImageStore:
 
     # --- images -----------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[int], bytes | None]]:
+        """What `get` gives of many accounts, as long as it is entered."""
+
+        def get(account: int) -> bytes | None:
+            key = _account_key(account)
+            content = transaction.get(key)
+            return None if content is None else self._image_in(account, _checked(key, content))
+
+        try:
+            with self._env.begin() as transaction:
+                yield get
+        except lmdb.Error as error:
+            raise self._fault(error, "cannot be read") from error
+
     def get(self, account: int) -> bytes | None:
         """The newest image of an account, None where it has none. Raises DataLoss where it is
         damaged."""
         record = self._read(_account_key(account))
-        if record is None:
-            return None
+        return None if record is None else self._image_in(account, record)
+
+    def _image_in(self, account: int, record: bytes) -> bytes:
         if record[:1] == _WHOLE:
             return record[1:]
         generation, part_count, size = self._parts_in(record)

@@ -49,6 +49,9 @@ _SLICE_S: Final = 0.000_4
 _INTERVAL_S: Final = 0.02
 _SWEEP_STEPS: Final = 500
 
+# Accounts that are looked at for one that has come: it takes two looks until one may leave.
+_LOOKS_FOR_ONE: Final = 4
+
 # One transaction: so much, or what has come together until then.
 _SLICE_BYTES: Final = 1024 * 1024
 
@@ -110,6 +113,7 @@ class Imaging:
         # The clock's instant at which the last sweep for idle accounts began.
         self._idle_since_ms = clock.now_ms()
         self._is_idle_sweep = False
+        arrivals.relieve = self._relieve
         self._writer = ThreadPoolExecutor(1, "limiter-images")
         self._tasks = [
             asyncio.get_running_loop().create_task(run())
@@ -159,16 +163,31 @@ class Imaging:
             self._idle_since_ms = now_ms
             self._is_idle_sweep = True
         while True:
-            is_over, unwritten = self._residence.sweep(
-                _SWEEP_STEPS, self._memory_bytes, self._committer.tail, self._is_idle_sweep
-            )
-            self._unwritten.extend(unwritten)
-            if is_over:
-                self._is_idle_sweep = False
-            if self._residence.counted_bytes <= self._memory_bytes or is_over:
+            is_over = self._look_at(_SWEEP_STEPS)
+            if is_over or not self._is_tight() or time.perf_counter() >= end_s:
                 return
-            if time.perf_counter() >= end_s:
-                return
+
+    def _relieve(self, count: int) -> None:
+        """Makes room for as many accounts as have just come, if there is none."""
+        if self._is_tight():
+            self._look_at(_LOOKS_FOR_ONE * count)
+
+    def _is_tight(self) -> bool:
+        return self._residence.counted_bytes > self._memory_bytes
+
+    def _look_at(self, steps: int) -> bool:
+        """Looks at so many accounts; whether that was the last of a round."""
+        is_over, unwritten = self._residence.sweep(
+            steps,
+            self._memory_bytes,
+            self._committer.tail,
+            self._is_idle_sweep,
+            bounds.IMAGE_CHAIN_EVENTS_TIGHT if self._is_tight() else bounds.IMAGE_CHAIN_EVENTS_MAX,
+        )
+        self._unwritten.extend(unwritten)
+        if is_over:
+            self._is_idle_sweep = False
+        return is_over
 
     # --- writing ----------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -119,6 +120,9 @@ class Journal(Protocol):
         """What `look` makes of the record of one group, which it may read until it returns; None
         when that group is not kept. Copies nothing, and does not verify what it shows: groups are
         verified when they are replayed."""
+
+    def reading(self, shard: int) -> AbstractContextManager[Callable[[int], memoryview | None]]:
+        """What `peek` shows of many groups, each by its number, as long as it is entered."""
 
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         """Yields the (sequence, record) pairs from `first` to the tail in order, a bounded number

@@ -459,7 +459,7 @@ class Server:
         self._gate.attach(state.keys, self._clock.now_ms)
         gate = self._gate if self._gate.demanded else None
         self._decisions.attach(
-            Engine(decider, state.core, state.committer, self._clock, gate, state.arrivals.bring)
+            Engine(decider, state.core, state.committer, self._clock, gate, state.arrivals)
         )
         parts = cold.Parts(
             policies=state.policies,

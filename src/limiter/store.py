@@ -359,6 +359,16 @@ class LmdbJournal:
         except lmdb.Error as error:
             raise self._fault(error, f"cannot be read at group {sequence}") from error
 
+    @contextlib.contextmanager
+    def reading(self, shard: int) -> Iterator[Callable[[int], memoryview | None]]:
+        """Many groups' records, read in place in one transaction; see `limiter.journal.Journal`."""
+        self._check_shard(shard)
+        try:
+            with self._env.begin(buffers=True) as transaction:
+                yield lambda sequence: transaction.get(_key(sequence))
+        except lmdb.Error as error:
+            raise self._fault(error, "cannot be read") from error
+
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         """Yields the (sequence, record) pairs from `first` to the tail in order, slice by slice."""
         self._check_shard(shard)

@@ -7,7 +7,8 @@ brings it back from what is journalled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -228,6 +229,10 @@ class CoreDriver:
         found, events = self._groups[number - 1]
         assert found == number
         return events
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[int], bytes]]:
+        yield self.group
 
     def begins_ms(self) -> int | None:
         """Nothing was dropped from the journal."""

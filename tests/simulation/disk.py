@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from limiter import errors
@@ -115,6 +116,10 @@ class Disk:
             raise errors.Unavailable("JOURNAL_UNAVAILABLE", "simulated: a write has failed")
         record = self.records.get(sequence)
         return None if record is None else look(memoryview(record))
+
+    @contextmanager
+    def reading(self, shard: int) -> Iterator[Callable[[int], memoryview | None]]:
+        yield lambda number: self.peek(shard, number, lambda record: record)
 
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         yield from self.read(shard, first, self.tail(shard))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from limiter import bounds
 from limiter.image_store import ImageStore, Record
@@ -20,6 +21,10 @@ class MemoryImages(ImageStore):
                 self.records.pop(key, None)
             else:
                 self.records[key] = content
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int], bytes | None]]:
+        yield self.get
 
     def _read(self, key: bytes) -> bytes | None:
         return self.records.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from limiter._core import Core
 from limiter.journal import FIRST_SEQUENCE, Seen, SequenceConflict
@@ -66,6 +67,10 @@ class MemoryJournal:
         record = self.records.get(sequence)
         return None if record is None else look(memoryview(record))
 
+    @contextmanager
+    def reading(self, shard: int) -> Iterator[Callable[[int], memoryview | None]]:
+        yield lambda number: self.peek(shard, number, lambda record: record)
+
     def replay(self, shard: int, first: int = FIRST_SEQUENCE) -> Iterator[tuple[int, bytes]]:
         yield from self.read(shard, first, self.tail(shard))
 
@@ -90,6 +95,10 @@ class MemoryHistory:
 
     def group(self, number: int) -> bytes | None:
         return self._groups.get(number)
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int], bytes | None]]:
+        yield self.group
 
     def begins_ms(self) -> int | None:
         return None

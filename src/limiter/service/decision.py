@@ -80,6 +80,16 @@ class Committer(Protocol):
         """Has everything appended up to now written soon."""
 
 
+class Arrivals(Protocol):
+    """Brings accounts into memory, by the numbers of their names; see `limiter.residence`."""
+
+    def bring(self, account: int) -> Awaitable[None]:
+        """Resolves once the account is there."""
+
+    def when_here(self, account: int, waiter: Callable[[Exception | None], None]) -> None:
+        """Calls back once the account is there, or with why it cannot be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """What decides: replaced as a whole when the state is recovered anew."""
@@ -90,9 +100,8 @@ class Engine:
     clock: Clock
     # Lets callers in; None where nobody is asked who he is.
     gate: Gate | None = None
-    # Gives a future of an account's being in memory, by the number of its name; None where accounts
-    # never leave it.
-    bring: Callable[[int], Awaitable[None]] | None = None
+    # Brings accounts into memory; None where they never leave it.
+    arrivals: Arrivals | None = None
 
     async def patiently(self, decide: Callable[[], _Reply]) -> _Reply:
         """What a method of the decider says now, once the account that it needs is in memory."""
@@ -100,8 +109,8 @@ class Engine:
             try:
                 return decide()
             except errors.Away as away:
-                assert self.bring is not None
-                await self.bring(away.account_id)
+                assert self.arrivals is not None
+                await self.arrivals.bring(away.account_id)
 
     def guard(self, context: Any) -> Guard | None:
         """What guards the calls of one context. Raises what its call is to end with."""
