@@ -57,12 +57,19 @@ _FIRST_START_OPERATIONS: Final = 44
 _START_OPERATIONS: Final = 10
 
 # How often a kill falls at an operation on the disk, and on which files and how soon; a group takes
-# a few operations.
+# a few operations, and so does a slice of images.
 _AT_OPERATION: Final = 0.5
-_OPERATIONS: Final = {"": 40, "data/journal/": 40}
+_OPERATIONS: Final = {"": 40, "data/journal/": 40, "data/images/": 20}
 
-# What the servers of the lives are told besides, each life one of them.
-_FLAGS: Final[tuple[dict[str, Any], ...]] = ({}, {"restrictions_retention_ms": 0})
+# What servers are told besides, each life one of these. With little memory accounts leave it and
+# come back all the time, and then there are images, baselines too, between the journal's groups.
+_FLAGS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"restrictions_retention_ms": 0},
+    {"memory_bytes_max": 1, "baseline_lag_events_max": 1},
+    {"memory_bytes_max": 1, "baseline_lag_events_max": 200},
+    {"memory_bytes_max": 100_000, "baseline_lag_events_max": 50},
+)
 
 
 class Crashes:
@@ -96,19 +103,22 @@ class Crashes:
             if number == 0:
                 await clients.set_up()
             await self._audit(clients, load, number)
-            death = self._draw_death()
-            if await load.run_until_dead(server, death, self._control):
-                self.counts["kills at an operation on the disk"] += 1
-            else:
+            death = self._draw_death("memory_bytes_max" in server.settings)
+            if not await load.run_until_dead(server, death, self._control):
                 self.counts["kills at a moment"] += 1
+            elif "images" in death.name:
+                self.counts["kills at an operation on images"] += 1
+            else:
+                self.counts["kills at an operation on the disk"] += 1
             self._control.heal()
 
-    def _draw_death(self) -> Death:
+    def _draw_death(self, has_images: bool) -> Death:
         # At a random moment on a slow machine too, where little is done in a short time.
         answer_count, delay_s = self._rng.randint(1, 100), self._rng.uniform(0.02, 0.3)
         if self._rng.random() >= _AT_OPERATION:
             return Death(answer_count, delay_s)
-        name = self._rng.choice(list(_OPERATIONS))
+        names = [name for name in _OPERATIONS if has_images or "images" not in name]
+        name = self._rng.choice(names)
         place = self._rng.randint(1, _OPERATIONS[name])
         return Death(answer_count, 0, place, name, *self._draw_how())
 

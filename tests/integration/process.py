@@ -56,7 +56,7 @@ class ServerProcess:
     """
 
     def __init__(self, data_dir: Path, nursery: Nursery | None = None, /, **settings: Any) -> None:
-        settings = {"data_dir": data_dir, **filled(settings)}
+        settings = self.settings = {"data_dir": data_dir, **filled(settings)}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self.process: subprocess.Popen[str] | Forked
         if nursery is None:
