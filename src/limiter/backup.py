@@ -5,6 +5,7 @@ folder is, each LMDB environment compacted, beside a manifest that says what is 
 
     backup/                  0700
         manifest.json        written last: a copy without one was cut off
+        images/              what accounts had come to, as of an instant before
         journal/             the journal as it stood at one instant
         people/              the names of who had opted out by then
         restrictions/        the log of restrictions, if there was one, as it stood a moment later
@@ -26,15 +27,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from limiter import bounds, errors, kinds, recovery
-from limiter._core import Core
+from limiter import bounds, errors
 from limiter._suppressions import Suppressions
-from limiter.history import History
-from limiter.journal import read_groups
-from limiter.keys import KeyStore
+from limiter.image_store import ImageStore
+from limiter.journal import FIRST_SEQUENCE, read_groups
 from limiter.people_store import PeopleStore
-from limiter.policy import PolicyStore
-from limiter.service.revisions import Revisions
+from limiter.reviving import Revived, compare
 from limiter.store import (
     KEY_NAME,
     DataFolder,
@@ -55,7 +53,10 @@ _FORMAT_VERSION: Final = 2
 _FORMAT_VERSION_OLDEST: Final = 1
 _MANIFEST_NAME: Final = "manifest.json"
 # In the order in which their instants are taken.
-_ENVIRONMENTS: Final = ("people", "journal", "restrictions")
+_ENVIRONMENTS: Final = ("people", "images", "journal", "restrictions")
+# Nobody writes to these until the journal's instant is taken: names that would be missing, and
+# images that a journal was trimmed for.
+_HELD: Final = ("people", "images")
 _SHARD: Final = 0
 
 # Told what is being done, how much of it is done, and how much there is of it.
@@ -79,7 +80,8 @@ class Manifest:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What a data folder turned out to hold; instants are ms since the epoch, `people_count` how
-    many have opted out."""
+    many have opted out, `image_count` how many accounts have images. These `agree` with the journal
+    if it is whole; where it was trimmed they can only be read."""
 
     head: int
     tail: int
@@ -89,6 +91,8 @@ class Verified:
     policy_revision: int
     last_event_ms: int
     people_count: int
+    image_count: int
+    images_agree: bool
 
 
 def back_up(
@@ -144,25 +148,32 @@ def restore(
 
 
 def verify(data_dir: Path, on_progress: OnProgress, key_path: Path | None = None) -> Verified:
-    """Reads and replays the journal of a data folder or a backup, also under a working server, and
-    reads the names beside it; `key_path` is the digest key of a backup without keys. Raises
-    FailedPrecondition where no key is at hand, and DataLoss at the first thing that is not as it
-    was written."""
+    """Reads and replays the journal of a data folder or a backup, also under a working server,
+    compares the images with it, and reads the names beside it; `key_path` is the digest key of a
+    backup without keys. Raises FailedPrecondition where no key is at hand, and DataLoss at the
+    first thing that is not as it was written."""
     key = _required_key(data_dir) if key_path is None else _key_at(key_path)
-    journal = LmdbJournal(data_dir / "journal", must_exist=True, read_only=True)
-    try:
+    with contextlib.ExitStack() as opened:
+        journal = LmdbJournal(data_dir / "journal", must_exist=True, read_only=True)
+        opened.callback(journal.close)
         check_mark(journal, key, key_path or data_dir / KEY_NAME)
-        policies, key_store = PolicyStore(), KeyStore()
-        core = Core(key, policies.bind, kinds.define_kind)
-        core.recall_from(History(core, journal, _SHARD))
-        revisions = Revisions(core, policies, key_store)
-
-        def report(progress: recovery.Progress) -> None:
-            on_progress("replaying the journal", progress.group_count, progress.group_total)
-
-        recovered = recovery.recover(journal, _SHARD, core, revisions.restore, report)
-        people_count, has_all = _check_people(data_dir, key, on_progress, Suppressions(core))
-        if not has_all and journal.tail(_SHARD) == recovered.tail:
+        images = None
+        if "images" in _present(data_dir):
+            # First, so that no image is newer than what is read of the journal.
+            images = ImageStore(
+                data_dir / "images", shard=_SHARD, mark=journal.mark, read_only=True, stands=True
+            )
+            opened.callback(images.close)
+        is_whole = journal.head(_SHARD) == FIRST_SEQUENCE
+        lived = Revived(key, journal, None if is_whole else images, on_progress)
+        tail = lived.recovered.tail
+        image_count = 0
+        if images is not None:
+            imaged = Revived(key, journal, images, on_progress, last=tail) if is_whole else lived
+            image_count = compare(lived, imaged, images, on_progress)
+        members = Suppressions(lived.core)
+        people_count, has_all = _check_people(data_dir, key, on_progress, members)
+        if not has_all and journal.tail(_SHARD) == tail:
             # Else somebody may have been let in again since.
             raise errors.DataLoss(
                 "PEOPLE_MISSING",
@@ -171,16 +182,16 @@ def verify(data_dir: Path, on_progress: OnProgress, key_path: Path | None = None
             )
         return Verified(
             journal.head(_SHARD),
-            recovered.tail,
-            recovered.tail_checksum,
-            recovered.event_count,
-            core.account_count,
-            policies.revision,
-            core.last_event_ms,
+            tail,
+            lived.recovered.tail_checksum,
+            lived.recovered.event_count,
+            lived.core.account_count,
+            lived.policies.revision,
+            lived.core.last_event_ms,
             people_count,
+            image_count,
+            is_whole,
         )
-    finally:
-        journal.close()
 
 
 def compact(data_dir: Path, on_progress: OnProgress) -> tuple[int, int]:
@@ -209,13 +220,14 @@ def _replace(path: Path, key: bytes, on_progress: OnProgress) -> None:
 
 
 def _copy_all(source: Path, draft: Path, on_progress: OnProgress, *, is_live: bool) -> None:
-    """Copies every environment. Under a working server nobody opts out or in between the instants
-    of the first two: whoever has opted out by the one has a name in the other."""
+    """Copies every environment. Under a working server nobody opts out or in until the journal's
+    instant is taken, so that whoever has opted out by it has a name; and no image is written, so
+    that none knows more than the journal, nor the journal less than the images need."""
     names = _present(source)
     with contextlib.ExitStack() as stack:
         snapshots = [
             stack.enter_context(
-                contextlib.closing(Snapshot(source / name, hold=is_live and name == "people"))
+                contextlib.closing(Snapshot(source / name, hold=is_live and name in _HELD))
             )
             for name in names
         ]

@@ -80,7 +80,8 @@ class ImageStore:
     """The images of one shard, made if there are none. `mark` says whose they are, as the journal's
     does.
 
-    One thread writes; any thread may read. `quota_bytes` bounds the file. Raises FailedPrecondition
+    One thread writes; any thread may read. `quota_bytes` bounds the file. One that `stands` shows
+    the images as they are now, whatever is written later, to one thread. Raises FailedPrecondition
     when the folder holds something else, a newer format or images of another journal, DataLoss when
     it is damaged.
     """
@@ -93,6 +94,7 @@ class ImageStore:
         mark: bytes,
         quota_bytes: int = bounds.STORE_MAP_BYTES,
         read_only: bool = False,
+        stands: bool = False,
     ) -> None:
         self._path = path
         self.quota_bytes = quota_bytes
@@ -103,7 +105,10 @@ class ImageStore:
             self._env = open_environment(path, read_only=read_only)
         except (OSError, lmdb.Error) as error:
             raise self._fault(error, "cannot be opened") from error
+        self._standing: lmdb.Transaction[bytes] | None = None
         try:
+            if stands:
+                self._standing = self._env.begin()
             self._page_bytes = self._env.stat()["psize"]
             if not read_only:
                 fill_file(self._env, path)
@@ -169,7 +174,7 @@ class ImageStore:
             return None if content is None else self._image_in(account, _checked(key, content))
 
         try:
-            with self._env.begin() as transaction:
+            with self._transaction() as transaction:
                 yield get
         except lmdb.Error as error:
             raise self._fault(error, "cannot be read") from error
@@ -239,7 +244,19 @@ class ImageStore:
 
     def close(self) -> None:
         """Closes the environment. Idempotent. Nothing may be reading or writing."""
+        if self._standing is not None:
+            self._standing.abort()
+            self._standing = None
         self._env.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """What is read in."""
+        if self._standing is not None:
+            yield self._standing
+            return
+        with self._env.begin() as transaction:
+            yield transaction
 
     def _parts_in(self, record: bytes) -> tuple[int, int, int]:
         if record[:1] != _PARTED or len(record) != 1 + _PARTS.size:
@@ -249,7 +266,7 @@ class ImageStore:
 
     def _read(self, key: bytes) -> bytes | None:
         try:
-            with self._env.begin() as transaction:
+            with self._transaction() as transaction:
                 content = transaction.get(key)
         except lmdb.Error as error:
             raise self._fault(error, "cannot be read") from error
@@ -262,7 +279,7 @@ class ImageStore:
         found: list[tuple[bytes, bytes]] = []
         byte_count = 0
         try:
-            with self._env.begin() as transaction:
+            with self._transaction() as transaction:
                 cursor = transaction.cursor()
                 if cursor.set_range(key):
                     for at, content in cursor.iternext():

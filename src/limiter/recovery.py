@@ -62,15 +62,17 @@ def recover(
     on_progress: Callable[[Progress], None] | None = None,
     *,
     first: int = FIRST_SEQUENCE,
+    last: int | None = None,
 ) -> Recovered:
-    """Replays a shard's groups into `core`, from the group `first` on, and says where they end.
+    """Replays a shard's groups into `core`, from the group `first` on and up to `last` or the end,
+    and says where they end.
 
     Blocks, so run it in a thread of its own when others are to run meanwhile. `on_revision` is
     called for each policy revision, in order, between the events before and after it; `on_progress`
     after each group, and what it raises ends the recovery. Raises DataLoss at the first group that
     is missing, damaged, or does not hold what it says, and where the journal ends before `first`.
     """
-    tail = journal.tail(shard)
+    tail = journal.tail(shard) if last is None else last
     if first > max(tail, FIRST_SEQUENCE - 1) + 1:
         raise errors.DataLoss(
             "IMAGE_AHEAD",
@@ -81,6 +83,8 @@ def recover(
     checksum = group_count = event_count = 0
     # The last one that is known already gives the checksum that the next one names.
     for group in read_groups(journal, shard, first - 1):
+        if group.sequence > tail:
+            break
         checksum = group.checksum
         if group.sequence < first:
             continue

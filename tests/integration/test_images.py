@@ -4,6 +4,7 @@ a real server."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import grpc
 import pytest
 
-from limiter import bounds
+from limiter import backup, bounds, errors
+from limiter.image_store import ImageStore
 from limiter.state import State
+from limiter.store import LmdbJournal
 from limiter.v1 import commitment_pb2, decision_service_pb2, test_clock_service_pb2
 from tests.integration import transports
-from tests.integration.inside import Inside, serving
+from tests.integration.inside import Inside, refused, serving
 from tests.integration.requests import DAY_S, cap, commit_request
 from tests.integration.test_mending import assign_to_all, used
 
@@ -175,3 +178,94 @@ async def test_the_journal_is_trimmed_to_its_horizon(tmp_path: Path) -> None:
         # The first day has left the window.
         assert await used(inside, "a") == 4
         assert await allowed(inside, "a", "one more")
+
+
+def told(_what: str, _done: int, _of: int) -> None:
+    """Nobody looks at the progress."""
+
+
+async def churned(data_dir: Path) -> None:
+    """Leaves a folder with images and a baseline, and events behind them."""
+    async with serving(data_dir, baseline_lag_events_max=1, **_TIGHT) as inside:
+        await assign_to_all(inside, cap(50))
+        for number in range(40):
+            await allowed(inside, f"account-{number % 2}", f"contact-{number}")
+        imaging = state_of(inside).imaging
+        await until(lambda: imaging.standing().lag_event_count == 0)
+        await until(lambda: bool(list(state_of(inside).images.accounts())))
+        await allowed(inside, "account-1", "the last")
+
+
+async def test_images_are_compared_with_the_journal(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    await churned(data_dir)
+    found = backup.verify(data_dir, told)
+    assert found.images_agree
+    assert found.image_count == 2
+    images = store_in(data_dir)
+    (first, second) = images.accounts()
+    image = images.get(first)
+    assert image is not None
+    # One that says that less was sent: every byte is as it was written, and yet it is wrong.
+    sequence_at = 16
+    images.write(
+        [images.whole_record(first, image[:sequence_at] + b"\x05" + image[sequence_at + 1 :])]
+    )
+    images.close()
+    with pytest.raises(errors.DataLoss) as caught:
+        backup.verify(data_dir, told)
+    assert caught.value.reason in {"IMAGE_DIFFERS", "JOURNAL_CORRUPT"}
+    shutil.rmtree(data_dir / "images")
+    async with serving(data_dir) as inside:
+        assert await used(inside, "account-0") == 20
+    assert second != first
+
+
+def store_in(data_dir: Path) -> ImageStore:
+    journal = LmdbJournal(data_dir / "journal", must_exist=True)
+    mark = journal.mark
+    journal.close()
+    return ImageStore(data_dir / "images", shard=0, mark=mark)
+
+
+async def test_an_image_that_is_damaged_fails_its_account_and_no_other(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    await churned(data_dir)
+    images = store_in(data_dir)
+    first, _ = images.accounts()
+    images.write([images.whole_record(first, b"nonsense")])
+    images.close()
+    async with serving(data_dir) as inside:
+        names = {await outcome(inside, f"account-{number}") for number in range(2)}
+    assert names == {None, grpc.StatusCode.DATA_LOSS}
+
+
+async def outcome(inside: Inside, account: str) -> grpc.StatusCode | None:
+    """What a commit ends with, None for a reply."""
+    try:
+        await inside.decisions.Commit(commit_request(account, "somebody"))
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
+
+
+async def test_a_backup_of_a_trimmed_journal_counts_on(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"history_ms": 2 * bounds.DAY_MS, "baseline_lag_events_max": 5}
+    async with serving(tmp_path / "data", **settings) as inside:
+        await assign_to_all(inside, cap(3, 10 * DAY_S))
+        await allowed(inside, "a", "first")
+        for day in range(4):
+            await move(inside, bounds.DAY_MS)
+            await allowed(inside, "b", f"day-{day}")
+        await until(lambda: state_of(inside).journal.head(0) > 1)
+    backup.back_up(tmp_path / "data", tmp_path / "backup", include_keys=True, on_progress=told)
+    found = backup.verify(tmp_path / "backup", told)
+    assert not found.images_agree
+    assert found.image_count == 2
+    backup.restore(tmp_path / "backup", tmp_path / "restored", key_path=None, on_progress=told)
+    async with serving(tmp_path / "restored", **settings) as inside:
+        assert await used(inside, "a") == 1
+        assert await used(inside, "b") == 3
+    shutil.rmtree(tmp_path / "restored" / "images")
+    refusal = await refused(tmp_path / "restored", **settings)
+    assert refusal.code == "DATA_LOSS"

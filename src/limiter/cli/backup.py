@@ -92,7 +92,9 @@ def verify(
         dataclasses.asdict(found),
         f"{data_dir}: groups {found.head:,} to {found.tail:,} are as they were written:"
         f" {found.event_count:,} events of {found.account_count:,} accounts, policies at revision"
-        f" {found.policy_revision:,}, {found.people_count:,} people who have opted out.",
+        f" {found.policy_revision:,}, {found.people_count:,} people who have opted out;"
+        f" {found.image_count:,} images"
+        f" {'agree with it' if found.images_agree else 'can be read'}.",
     )
 
 

@@ -1,0 +1,3 @@
+from limiter._core import Core
+
+def fingerprint(core: Core, account_id: int, now_ms: int) -> int | None: ...

@@ -1,0 +1,85 @@
+"""A state put together from disk to be looked at, without a server: from the journal alone, or from
+images and what lies behind them.
+
+What flows in: a journal, and images. What flows out: a core, and whether two of them are the same:
+replaying everything must lead to what the images say.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from limiter import errors, kinds, recovery
+from limiter._core import Core
+from limiter._fingerprint import fingerprint
+from limiter._residence import Residence
+from limiter.baseline import Baselines
+from limiter.history import History
+from limiter.image_store import ImageStore
+from limiter.journal import FIRST_SEQUENCE, Journal
+from limiter.keys import KeyStore
+from limiter.policy import PolicyStore
+from limiter.service.revisions import Revisions
+
+__all__ = ["Revived", "compare"]
+
+_SHARD = 0
+
+# Told what is being done, how much of it is done, and how much there is of it.
+_OnProgress = Callable[[str, int, int], None]
+
+
+class Revived:
+    """A core as the journal up to the group `last` leaves it, by way of the images if any are
+    given. Raises DataLoss where something is not as it was written."""
+
+    def __init__(
+        self,
+        key: bytes,
+        journal: Journal,
+        images: ImageStore | None,
+        on_progress: _OnProgress,
+        *,
+        last: int | None = None,
+    ) -> None:
+        self.policies = PolicyStore()
+        self.core = Core(key, self.policies.bind, kinds.define_kind)
+        revisions = Revisions(self.core, self.policies, KeyStore())
+        history = History(self.core, journal, _SHARD)
+        self.core.recall_from(history)
+        self.policies.rely_on_history(history.begins_ms)
+        baselines: Baselines | None = None
+        residence: Residence | None = None
+        if images is not None:
+            residence = Residence(self.core, images, history, threading.Event)
+            restored = Baselines(self.core, revisions, images)
+            baselines = restored if restored.restore() else None
+        replayer: recovery.Replayer = self.core if baselines is None else baselines.core
+        first = FIRST_SEQUENCE if baselines is None else baselines.core.group
+
+        def report(progress: recovery.Progress) -> None:
+            on_progress("replaying the journal", progress.group_count, progress.group_total)
+
+        self.recovered = recovery.recover(
+            journal, _SHARD, replayer, revisions.restore, report, first=first, last=last
+        )
+        if baselines is not None and residence is not None:
+            residence.hold_again()
+        self.core.rebuild.finish()
+
+
+def compare(lived: Revived, imaged: Revived, images: ImageStore, on_progress: _OnProgress) -> int:
+    """Brings every account that has an image back from it, and compares it with the one that lived
+    through everything; returns how many there are. Raises DataLoss at the first that differs."""
+    accounts = list(images.accounts())
+    now_ms = lived.core.last_event_ms
+    for place, account in enumerate(accounts):
+        on_progress("comparing the images", place + 1, len(accounts))
+        if fingerprint(imaged.core, account, now_ms) != fingerprint(lived.core, account, now_ms):
+            raise errors.DataLoss(
+                "IMAGE_DIFFERS",
+                f"the image of account number {account} does not agree with the journal: stop the"
+                " server and remove the folder `images`; the next start makes them anew",
+            )
+    return len(accounts)
