@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from limiter import errors
@@ -43,6 +44,18 @@ _PIECE_ROWS: Final = 500
 _GENERATION_SHIFT: Final = 32
 
 
+@dataclass(slots=True)
+class _Taken:
+    """A baseline that is on its way to the disk: its generation, how many revisions it has, how
+    many of them are new, and by which numbers its new pieces begin."""
+
+    generation: int
+    revision_count: int
+    pending_count: int
+    request_pieces: list[int] = field(default_factory=list)
+    undone_pieces: list[int] = field(default_factory=list)
+
+
 class Baselines:
     """The baselines of one core."""
 
@@ -59,6 +72,7 @@ class Baselines:
         # The pieces of rows that are on the disk, by the number of their first row.
         self._request_pieces: deque[int] = deque()
         self._undone_pieces: deque[int] = deque()
+        self._taken: _Taken | None = None
 
     def restore(self) -> bool:
         """Puts the newest baseline back into the core, which is new; whether there is one. What
@@ -72,12 +86,7 @@ class Baselines:
         self.core.restore(record[_HEAD.size :])
         for first, piece in self._store.pieces(_NAMES):
             self.core.restore_names(first, piece)
-        for first, piece in self._store.pieces(_REQUESTS):
-            self.core.restore_requests(first, piece)
-            self._request_pieces.append(first)
-        for first, piece in self._store.pieces(_UNDONE):
-            self.core.restore_undone(first, piece)
-            self._undone_pieces.append(first)
+        self._restore_rows()
         for kind, put_back in (
             (_HELD, self.core.restore_held),
             (_ABSENCES, self.core.restore_absences),
@@ -98,14 +107,28 @@ class Baselines:
         self._undone_end = self.core.undone[1]
         return True
 
+    def _restore_rows(self) -> None:
+        """Puts back what is only added to. Pieces beyond the head are of a baseline that was never
+        whole, and will be written over."""
+        for first, piece in self._store.pieces(_REQUESTS):
+            self.core.restore_requests(first, piece)
+            if first < self.core.requests[1]:
+                self._request_pieces.append(first)
+        for first, piece in self._store.pieces(_UNDONE):
+            self.core.restore_undone(first, piece)
+            if first < self.core.undone[1]:
+                self._undone_pieces.append(first)
+
     def take(self) -> Iterator[list[Record]]:
         """Yields what a baseline of now consists of, in pieces. They may be written once everything
         that has been appended up to the first step is durable, in any number of transactions, but
-        in this order. Each step is a short one; between them the core may go on."""
+        in this order; once all of it is, `is_written` is to be called. Each step is a short one;
+        between them the core may go on."""
         self.core.begin()
         generation = self._generation + 1
         held = self.core.held_rows()
         pending = self._revisions.pending()
+        self._taken = taken = _Taken(generation, self._revision_count + len(pending), len(pending))
         yield []
         for first in range(self._name_count + 1, self.core.name_count + 1, _PIECE_ROWS):
             yield [(piece_key(_NAMES, first), self.core.names(first, _PIECE_ROWS))]
@@ -114,16 +137,19 @@ class Baselines:
         ):
             first, rows = self.core.request_rows(at, _PIECE_ROWS)
             if rows:
-                self._request_pieces.append(first)
+                taken.request_pieces.append(first)
                 yield [(piece_key(_REQUESTS, first), rows)]
         for at in range(
             max(self._undone_end, self.core.undone[0]), self.core.undone[1], _PIECE_ROWS
         ):
             first, rows = self.core.undone_rows(at, _PIECE_ROWS)
             if rows:
-                self._undone_pieces.append(first)
+                taken.undone_pieces.append(first)
                 yield [(piece_key(_UNDONE, first), rows)]
         number = generation << _GENERATION_SHIFT
+        # One of this generation that was never whole may have had more of these.
+        for left, _ in self._store.pieces(_ABSENCES, number):
+            yield [(piece_key(_ABSENCES, left), None)]
         start = 0
         while True:
             rows, start = self.core.absences(start, _PIECE_ROWS)
@@ -139,11 +165,22 @@ class Baselines:
             ordinal += 1
         yield [
             (piece_key(_HELD, generation << _GENERATION_SHIFT), held),
-            self._store.baseline_record(_HEAD.pack(generation, ordinal) + self.core.packed),
+            self._store.baseline_record(
+                _HEAD.pack(generation, taken.revision_count) + self.core.packed
+            ),
         ]
-        self._generation = generation
-        self._revision_count = ordinal
-        self._revisions.forget_pending(len(pending))
+
+    def is_written(self) -> None:
+        """All that the last `take` has yielded is durable: from now on that baseline is the newest
+        one, and the next one goes on from it. Until then nothing counts on it, for a write may
+        fail."""
+        taken, self._taken = self._taken, None
+        assert taken is not None
+        self._generation = taken.generation
+        self._revision_count = taken.revision_count
+        self._revisions.forget_pending(taken.pending_count)
+        self._request_pieces.extend(taken.request_pieces)
+        self._undone_pieces.extend(taken.undone_pieces)
         self._name_count = self.core.name_count
         self._request_end = self.core.requests[1]
         self._undone_end = self.core.undone[1]

@@ -275,6 +275,7 @@ class Imaging:
         next(steps)
         await self._committer.wait()
         await self._put_all(steps)
+        self._baselines.is_written()
         self._covered_events = covered
         await self._put_all(self._baselines.obsolete())
         _log.info("baseline taken", extra={"group": self._baselines.core.group})

@@ -70,6 +70,7 @@ class ImageDriver(CoreDriver):
         if self._dice.random() < 0.1:
             for records in self._baselines.take():
                 self._images.write(records)
+            self._baselines.is_written()
             for records in self._baselines.obsolete():
                 self._images.write(records)
         for _ in range(2):

@@ -52,6 +52,28 @@ def test_a_cancel_is_as_if_it_had_never_been(story: Story, undoing: Undoing) -> 
     properties.a_cancel_is_as_if_it_had_never_been(ImageDriver, story, undoing)
 
 
+def test_a_baseline_that_was_never_written_is_not_counted_on() -> None:
+    """A write may fail when all of it has been made: the next one holds what it was to hold."""
+    driver = ImageDriver(1_700_000_000_000)
+    requests = [
+        decision_service_pb2.CommitRequest(
+            attempt=attempt_pb2.Attempt(account="acme", contact="ana"), request_id=f"id-{number}"
+        )
+        for number in range(2)
+    ]
+    first = driver.commit(requests[0])
+    assert list(driver._baselines.take())
+    second = driver.commit(requests[1])
+    for records in driver._baselines.take():
+        driver._images.write(records)
+    driver._baselines.is_written()
+    driver.restart()
+    for request, answered in zip(requests, (first, second), strict=True):
+        again = driver.commit(request)
+        assert again.replayed
+        assert again.commit_id == answered.commit_id
+
+
 # Limits of every kind of counter, with keys that hold contacts and addresses.
 _POLICY = {
     "name": "policies/all",
