@@ -46,6 +46,10 @@ class Disk:
         # How long an append takes at most.
         self.latency_us = 2_000
 
+    @property
+    def is_unreadable(self) -> bool:
+        return self.is_out or self.has_panicked
+
     def mend(self) -> None:
         """All goes well from now on."""
         self.failing.clear()

@@ -23,8 +23,10 @@ from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model import strategies
 from tests.model.strategies import Dice
 from tests.model.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from tests.simulation import images
 from tests.simulation.calls import Account, Apply, Opt, Outcome, Refused, Request, shown
 from tests.simulation.disk import Disk, Fails
+from tests.simulation.images import SimulatedImages, make_keeping
 from tests.simulation.ledger import Call, Ledger
 from tests.simulation.machine import Machine
 from tests.simulation.process import CannotStart, Process
@@ -37,7 +39,7 @@ TRIES_MAX = 6
 # A round is over by then; the longest wait in it is for a disk that comes back.
 ROUND_US_MAX = 600 * SECOND_US
 # More steps than any history takes, by far.
-STEPS_MAX = 50_000
+STEPS_MAX = 500_000
 # The most that may wait for the journal: little, so that a slow disk leads to refusals.
 PENDING_BYTES_MAX = 2_000
 
@@ -82,6 +84,8 @@ class History:
         self._choose = Dice(lambda _numbers: self.dice.randrange(1 << 23))
         self.schedule = Schedule()
         self.disk = Disk(random.Random(self.dice.random()))
+        self.images = SimulatedImages(self.dice)
+        self.keeping = None if self._choose.one_in(2) else make_keeping(self._choose)
         start_ms = strategies.make_start(self._choose)
         self.machine = Machine(self.schedule, start_ms)
         self.witness = Witness(start_ms)
@@ -97,10 +101,12 @@ class History:
         # All there were: what was under way in those that are gone is taken apart at the end.
         self._processes: list[Process] = []
         self._pool = strategies.make_pool(self._choose)
-        self._inline = strategies.make_inline_choices(self._choose, self._pool)
+        # Where the journal is trimmed, what a new kind has counted may not be known.
+        self._inline = (
+            strategies.make_inline_choices(self._choose, self._pool) if self.keeping is None else []
+        )
         self._floor = self._make_floor()
         self._generosity = self._choose.pick((1, 2, 4, 10))
-        self._edits: Apply | None = None
 
     # ---- what others are told and tell
 
@@ -151,7 +157,10 @@ class History:
     def _finish(self) -> None:
         """Everything is mended; what was acknowledged is there, and the server answers."""
         self.disk.mend()
-        self._run_until(self.schedule.now_us + 2 * 60 * SECOND_US, lambda: False)
+        self.images.failing_percent = 0
+        # What was to happen soon happens, and the journal is opened again.
+        self._run_until(self.schedule.now_us + 10 * SECOND_US, lambda: False)
+        self._run_until(self.schedule.now_us + 60 * SECOND_US, self._serves)
         self._crash("killed")
         self._come_back()
         calls = [self._repeated(call) for call in self._answered()[-3:]]
@@ -184,9 +193,16 @@ class History:
 
     def _wait(self) -> None:
         """Time passes."""
-        move_ms = strategies.make_move(self._choose)
-        if self.machine.right_us // 1_000 + move_ms < strategies.LAST_MS - 4 * 366 * DAY_MS:
-            self._run_until(self.schedule.now_us + move_ms * 1_000, lambda: False)
+        move_us = strategies.make_move(self._choose) * 1_000
+        if (self.machine.right_us + move_us) // 1_000 > strategies.LAST_MS - 4 * 366 * DAY_MS:
+            return
+        awake_us = move_us
+        if self.keeping is not None:
+            # Somebody always looks whether there are images to be written: that would take too
+            # many steps.
+            awake_us = min(move_us, self._choose.below(4) * SECOND_US)
+        self._run_until(self.schedule.now_us + awake_us, lambda: False)
+        self.schedule.sleep(move_us - awake_us)
 
     # ---- a round
 
@@ -482,6 +498,10 @@ class History:
         self.disk.latency_us = self._choose.pick((100, 2_000, 50_000, 3 * SECOND_US))
         self.tell(f"an append takes up to {self.disk.latency_us} us")
 
+    def _fail_images(self, spread_us: int) -> None:
+        self.images.failing_percent = self._choose.pick((0, 5, 50, 100))
+        self.tell(f"of writes of images {self.images.failing_percent} % fail")
+
     def _set_wall(self, spread_us: int) -> None:
         if self._choose.one_in(5):
             self.machine.stop_wall()
@@ -503,6 +523,7 @@ FAULTS: tuple[Callable[[History, int], None], ...] = (
     History._break_disk,
     History._slow_disk,
     History._set_wall,
+    History._fail_images,
 )
 
 
@@ -516,6 +537,7 @@ def run(seed: int, *, make: MakeProcess = Process, traced: bool = False) -> Stor
         # Steps are measured in time that passes only between them.
         simulated = SimpleNamespace(perf_counter=lambda: history.schedule.now_us / SECOND_US)
         patches.enter_context(mock.patch.object(lapsing, "time", simulated))
+        patches.enter_context(images.simulated(history.schedule, history.dice, history.keeping))
         try:
             return history.run()
         except Broken:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, Protocol, cast
 
 import grpc
@@ -28,22 +30,30 @@ from limiter import bounds, errors, kinds, recovery, zones
 from limiter._commitments import Commitments
 from limiter._core import Core
 from limiter._hot import Decider
+from limiter._residence import Residence
 from limiter._suppressions import Suppressions
 from limiter._watch import notify
 from limiter.alarms import Alarms
+from limiter.baseline import Baselines
 from limiter.clock import check_start
-from limiter.history import History, group_of
-from limiter.journal import GroupCommitter, Journal, SequenceConflict
+from limiter.history import History, first_position, group_of
+from limiter.imaging import Imaging
+from limiter.journal import FIRST_SEQUENCE, GroupCommitter, Journal, SequenceConflict
+from limiter.keys import KeyStore
 from limiter.lapsing import Lapses
 from limiter.policy import PolicyStore
 from limiter.rebuilding import Rebuilding
+from limiter.residence import Arrivals
 from limiter.service import commitment, decision
 from limiter.service.decision import DecisionService, Engine
+from limiter.service.revisions import Revisions
+from limiter.trimming import Trimming
 from limiter.v1 import commitment_pb2
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.model.driver import DIGEST_KEY, apply_to, opt_in, opted_out_of, set_account_in
 from tests.simulation.calls import Account, Apply, Opt, Outcome, Refused, Request
 from tests.simulation.disk import Disk, DiskWriter
+from tests.simulation.images import HISTORY_MS, Keeping, SimulatedImages
 from tests.simulation.machine import Machine, WatchedClock, may_start
 from tests.simulation.schedule import SECOND_US, ProcessLoop, Schedule
 from tests.simulation.witness import Witness, fault_of
@@ -57,6 +67,8 @@ class Surroundings(Protocol):
 
     schedule: Schedule
     disk: Disk
+    images: SimulatedImages
+    keeping: Keeping | None
     machine: Machine
     witness: Witness
     dice: random.Random
@@ -162,12 +174,9 @@ class WatchedDecider:
         try:
             answer = getattr(self.real, method)(request, now_ms, None)
         except errors.LimiterError as error:
-            if self._place.disk.has_panicked:
-                # The process is about to learn that its state is lost; this may be half done.
-                self._place.witness.is_blind = True
-                raise
-            fault = fault_of(error)
-            self._compare(now_ms, fault, lambda: compare(asked.FromString(request)))
+            if not self._place.witness.overlooks(error, self._place.disk):
+                fault = fault_of(error)
+                self._compare(now_ms, fault, lambda: compare(asked.FromString(request)))
             raise
         reply = answer[0] if isinstance(answer, tuple) else answer
         response = _RESPONSES[method].FromString(reply)
@@ -210,12 +219,23 @@ class WatchedSource:
 
 
 @dataclass
-class State:
-    """Everything that stands on one opening of the journal, and falls with it."""
+class Opened:
+    """What a journal, and images beside it, have come to."""
 
+    journal: Journal
     core: Core
     policies: PolicyStore
     history: History
+    baselines: Baselines
+    residence: Residence
+    recovered: recovery.Recovered
+
+
+@dataclass
+class State:
+    """Everything that stands on one opening of the journal, and falls with it."""
+
+    opened: Opened
     source: WatchedSource
     committer: GroupCommitter
     decider: WatchedDecider
@@ -223,6 +243,17 @@ class State:
     suppressions: Suppressions
     rebuilding: Rebuilding
     lapses: Lapses
+    # Where there are images.
+    arrivals: Arrivals | None = None
+    imaging: Imaging | None = None
+
+    @property
+    def core(self) -> Core:
+        return self.opened.core
+
+    @property
+    def policies(self) -> PolicyStore:
+        return self.opened.policies
 
     @property
     def last_group(self) -> int:
@@ -245,7 +276,9 @@ class Process:
         self._place = place
         self._accept_clock = accept_clock
         # Whatever is not asked of it here it does not have.
-        self.loop = ProcessLoop(place.schedule, place.broken)  # type: ignore[abstract]
+        self.loop = ProcessLoop(  # type: ignore[abstract]
+            place.schedule, place.dice, place.broken
+        )
         self._writers: list[DiskWriter] = []
         self._service = DecisionService()
         self._clock: WatchedClock | None = None
@@ -267,7 +300,7 @@ class Process:
         """Serves from now on. Raises CannotStart."""
         with self.loop.running():
             try:
-                self._attach(*self._open())
+                self._attach(self._open())
             except errors.LimiterError as error:
                 self.loop.kill()
                 raise CannotStart(error) from error
@@ -318,26 +351,44 @@ class Process:
     def make_journal(self, disk: Disk) -> Journal:
         return disk
 
-    def recover(self, journal: Journal, core: Core, policies: PolicyStore) -> recovery.Recovered:
-        return recovery.recover(journal, 0, core, policies.restore)
+    def recover(
+        self,
+        journal: Journal,
+        replayer: recovery.Replayer,
+        restore: recovery.OnRevision,
+        first: int,
+    ) -> recovery.Recovered:
+        return recovery.recover(journal, 0, replayer, restore, first=first)
 
-    def _open(self) -> tuple[Core, PolicyStore, History, recovery.Recovered]:
+    def _open(self) -> Opened:
         disk = self._place.disk
         disk.open()
         policies = PolicyStore()
         core = Core(DIGEST_KEY, policies.bind, kinds.define_kind)
-        policies.connect(core)
+        revisions = Revisions(core, policies, KeyStore())
         journal = self.make_journal(disk)
         history = History(core, journal, 0)
         core.recall_from(history)
         policies.rely_on_history(history.begins_ms)
-        recovered = self.recover(journal, core, policies)
+        images = self._place.images
+        baselines = Baselines(core, revisions, images)
+        residence = Residence(core, images, history, threading.Event)
+        restored = baselines.restore()
+        recovered = self.recover(
+            journal,
+            baselines.core if restored else core,
+            revisions.restore,
+            baselines.core.group if restored else FIRST_SEQUENCE,
+        )
+        residence.keep_from(first_position(journal.head(0)))
+        if restored:
+            residence.hold_again()
         core.rebuild.finish()
         disk.check_writable()
         if self._clock is None:
             self._clock = self._start_clock(core.last_event_ms)
             self._alarms = Alarms(self._clock)
-        return core, policies, history, recovered
+        return Opened(journal, core, policies, history, baselines, residence, recovered)
 
     def _start_clock(self, last_event_ms: int) -> WatchedClock:
         machine = self._place.machine
@@ -351,17 +402,16 @@ class Process:
         assert may, f"starts at {wall_ms} after {last_event_ms}"
         return WatchedClock(self._place.schedule, machine, last_event_ms, self._place.broken)
 
-    def _attach(
-        self, core: Core, policies: PolicyStore, history: History, recovered: recovery.Recovered
-    ) -> None:
+    def _attach(self, opened: Opened) -> None:
+        core, recovered = opened.core, opened.recovered
         place = self._place
         assert self._clock is not None
         assert self._alarms is not None
         writer = DiskWriter(place.schedule, place.disk, self.loop, place.dice)
         self._writers.append(writer)
-        source = WatchedSource(history, place.witness, recovered.tail)
+        source = WatchedSource(opened.history, place.witness, recovered.tail)
         committer = GroupCommitter(
-            self.make_journal(place.disk),
+            opened.journal,
             source,
             shard=0,
             tail=recovered.tail,
@@ -372,21 +422,43 @@ class Process:
         decider = WatchedDecider(self.make_decider(core), place)
         lapses = Lapses(core, committer, self._clock, self._alarms)
         self.state = State(
-            core,
-            policies,
-            history,
+            opened,
             source,
             committer,
             decider,
             Commitments(core),
             Suppressions(core),
-            Rebuilding(core, policies),
+            Rebuilding(core, opened.policies),
             lapses,
         )
-        self._service.attach(Engine(decider, core, committer, self._clock))
+        bring = self._keep_images(self.state, opened)
+        self._service.attach(Engine(decider, core, committer, self._clock, bring=bring))
         notify(core, None, lapses.look)
         lapses.look()
         place.recovered(self, recovered.tail)
+
+    def _keep_images(
+        self, state: State, opened: Opened
+    ) -> Callable[[int], asyncio.Future[None]] | None:
+        """Has images written, and accounts leave memory and come back; what brings one back."""
+        place, keeping = self._place, self._place.keeping
+        assert self._clock is not None
+        if keeping is None:
+            return None
+        state.arrivals = Arrivals(opened.residence, place.images, opened.history)
+        quota_bytes = place.images.quota_bytes
+        state.imaging = Imaging(
+            opened.core,
+            state.arrivals,
+            place.images,
+            opened.baselines,
+            committer=state.committer,
+            clock=self._clock,
+            trimming=Trimming(opened.journal, 0, opened.history, HISTORY_MS, quota_bytes),
+            memory_bytes=keeping.memory_bytes,
+            lag_events_max=keeping.lag_events_max,
+        )
+        return state.arrivals.bring
 
     def _lose(self, failure: errors.Unavailable) -> None:
         state, self.state = self.state, None
@@ -412,15 +484,19 @@ class Process:
             except errors.Unavailable as error:
                 self._place.tell(f"still unavailable: {error}")
                 continue
-            self._attach(*opened)
+            self._attach(opened)
             return
 
-    def open_again(self, broken: State) -> tuple[Core, PolicyStore, History, recovery.Recovered]:
+    def open_again(self, broken: State) -> Opened:
         """What is on disk is the truth; nothing of `broken` is kept."""
         return self._open()
 
     async def _close(self, state: State) -> None:
         state.lapses.close()
+        if state.imaging is not None:
+            await state.imaging.close()
+        if state.arrivals is not None:
+            await state.arrivals.close()
         await state.rebuilding.close()
         await state.committer.close()
 
@@ -449,16 +525,17 @@ class Process:
         deliver: Callable[[int, Outcome], None],
     ) -> None:
         def written(index: int, outcome: Outcome) -> None:
-            self._check(outcome)
+            self._check(outcome, begun)
             deliver(index, outcome)
 
+        begun = self.state
         context = StreamContext(requests, self._place.dice, written)
         ending: Refused | None = None
         try:
             await self._service.commit_stream(None, cast(Any, context))
         except Ended as ended:
             ending = ended.refused
-            self._check(ending)
+            self._check(ending, begun)
         first = context.written_count
         assert ending is not None or first == len(requests), "a stream ended early"
         # The first without a reply is what ended it; of the others nobody knows.
@@ -467,13 +544,14 @@ class Process:
             deliver(index, ending if index == first and ending is not None else unknown)
 
     async def _answer(self, request: Request, deliver: Callable[[Outcome], None]) -> None:
+        begun = self.state
         try:
             outcome = await self._reply(request)
         except Ended as ended:
             outcome = ended.refused
         except errors.LimiterError as error:
             outcome = Refused(error.code, error.reason, error.message)
-        self._check(outcome)
+        self._check(outcome, begun)
         deliver(outcome)
 
     async def _reply(self, request: Request) -> Outcome:
@@ -518,9 +596,8 @@ class Process:
             else:
                 outcome = commitment.confirm(state.commitments, 0, request, now_ms)
         except errors.LimiterError as error:
-            if self._place.disk.has_panicked:
-                self._place.witness.is_blind = True
-            self._place.witness.settle(request, fault_of(error), now_ms)
+            if not self._place.witness.overlooks(error, self._place.disk):
+                self._place.witness.settle(request, fault_of(error), now_ms)
             raise
         self._place.witness.settle(request, outcome, now_ms)
         group = state.last_group
@@ -553,13 +630,14 @@ class Process:
     async def _durable(self, state: State) -> None:
         await state.committer.wait()
 
-    def _check(self, outcome: Outcome) -> None:
-        """A reply leaves: what it tells of is on disk, and a refusal has its reason."""
+    def _check(self, outcome: Outcome, begun: State | None) -> None:
+        """A reply leaves: what it tells of is on disk, and a refusal has its reason. The state was
+        `begun` when the call came."""
         if isinstance(outcome, Refused):
             if outcome.code == "UNAVAILABLE":
-                disk = self._place.disk
-                is_unreadable = disk.is_out or disk.has_panicked
-                assert self.state is None or self._is_draining or is_unreadable, outcome
+                is_same = self.state is not None and self.state is begun
+                is_unreadable = self._place.disk.is_unreadable
+                assert not is_same or self._is_draining or is_unreadable, outcome
             elif outcome.reason == "OVERLOADED":
                 pending_bytes = self._current().core.pending_bytes
                 assert pending_bytes > bounds.PENDING_JOURNAL_BYTES_MAX, outcome
@@ -581,5 +659,14 @@ class Process:
         """Lets the witness look at the state."""
         state = self._current()
         witness = self._place.witness
-        witness.told.live = state.decider.usage_now
+        witness.told.live = partial(_usage, state)
         witness.told.opted_out_now = lambda account: opted_out_of(state.suppressions, account)
+
+
+def _usage(state: State, request: bytes, now_ms: int) -> bytes:
+    """The usage, unwatched; the account is brought into memory if need be."""
+    try:
+        return state.decider.usage_now(request, now_ms)
+    except errors.Away as away:
+        state.opened.residence.bring_now(away.account_id)
+        return state.decider.usage_now(request, now_ms)

@@ -15,9 +15,12 @@ import asyncio
 import contextvars
 import heapq
 import itertools
+import random
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+from limiter import errors
 
 Result = TypeVar("Result")
 Ts = TypeVarTuple("Ts")
@@ -56,6 +59,11 @@ class Schedule:
         """Has it called so much later."""
         return self.at(self.now_us + delay_us, call)
 
+    def sleep(self, duration_us: int) -> None:
+        """The machine sleeps for so long, and nothing is done meanwhile."""
+        self.now_us += duration_us
+        self._heap = [(when_us + duration_us, order, each) for when_us, order, each in self._heap]
+
     def step(self, until_us: int) -> bool:
         """Does the next thing that is due by then; False, at that instant, when there is none."""
         while self._heap and self._heap[0][0] <= until_us:
@@ -73,15 +81,31 @@ class Schedule:
 class ProcessLoop(asyncio.AbstractEventLoop):
     """The event loop of one process. `on_fault` is told of what callbacks raise."""
 
-    def __init__(self, schedule: Schedule, on_fault: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        dice: random.Random,
+        on_fault: Callable[[BaseException], None],
+    ) -> None:
         self._schedule = schedule
+        self._dice = dice
+        # What other threads are doing.
+        self._jobs: dict[int, Callable[[], object]] = {}
+        self._job_count = itertools.count()
         self._on_fault = on_fault
         self._tasks: list[asyncio.Task[Any]] = []
         self.is_dead = False
 
     def kill(self) -> None:
-        """Nothing runs on it any more."""
+        """Nothing runs on it any more; what other threads are doing is done or not."""
+        if self.is_dead:
+            return
         self.is_dead = True
+        for job in self._jobs.values():
+            if self._dice.random() < 0.5:
+                # If it fails, nobody is left to be told.
+                with suppress(errors.LimiterError, OSError):
+                    job()
 
     def clear(self) -> None:
         """Takes apart what was under way when it was killed."""
@@ -165,6 +189,28 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self._tasks.append(task)
         return task
 
+    def run_in_executor(
+        self, executor: object, func: Callable[[Unpack[Ts]], Result], *args: *Ts
+    ) -> asyncio.Future[Result]:
+        """Has it done by another thread: all at one instant, somewhat later."""
+        future: asyncio.Future[Result] = self.create_future()
+        number = next(self._job_count)
+        self._jobs[number] = lambda: func(*args)
+
+        def run() -> None:
+            if self.is_dead:
+                return
+            del self._jobs[number]
+            try:
+                result = func(*args)
+            except Exception as error:  # noqa: BLE001 - it is told to who waits for it
+                self.call_soon(_fail, future, error)
+            else:
+                self.call_soon(_resolve, future, result)
+
+        self._schedule.after(self._dice.randrange(1, 5_000), run)
+        return future
+
     def get_debug(self) -> bool:
         return False
 
@@ -181,3 +227,13 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         fault = context.get("exception")
         if not self.is_dead and fault is not None:
             self._on_fault(fault)
+
+
+def _resolve(future: asyncio.Future[Result], result: Result) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Result], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 from unittest import mock
 
 from limiter import clock, recovery
 from limiter._core import Core
-from limiter.history import History
 from limiter.journal import GroupCommitter, Journal
-from limiter.policy import PolicyStore
 from limiter.service import decision
 from limiter.v1 import decision_service_pb2 as service_pb2
 from tests.simulation import process
 from tests.simulation.disk import Disk
 from tests.simulation.history import Broken, run
-from tests.simulation.process import Process, State
+from tests.simulation.process import Opened, Process, State
 
 # So many histories are enough to find any of them.
 SEEDS_MAX = 60
+# What a start says where images know more than the journal.
+AHEAD = "the images beside it know group"
 
 
 def assert_found(make: type[Process], *words: str) -> None:
@@ -108,12 +109,18 @@ def test_a_server_that_forgets_request_ids() -> None:
 class AppliesGroupsTwice(Process):
     """A group is applied twice, if the core lets it be."""
 
-    def recover(self, journal: Journal, core: Core, policies: PolicyStore) -> recovery.Recovered:
+    def recover(
+        self,
+        journal: Journal,
+        replayer: recovery.Replayer,
+        restore: recovery.OnRevision,
+        first: int,
+    ) -> recovery.Recovered:
         class Twice:
             def replay(self, number: int, events: bytes, on_revision: recovery.OnRevision) -> int:
-                return core.replay(number, events * 2, on_revision) // 2
+                return replayer.replay(number, events * 2, on_revision) // 2
 
-        return recovery.recover(journal, 0, Twice(), policies.restore)
+        return super().recover(journal, Twice(), restore, first)
 
 
 def test_a_server_that_applies_groups_twice() -> None:
@@ -123,28 +130,40 @@ def test_a_server_that_applies_groups_twice() -> None:
 class CutsTheTail(Process):
     """The newest group is taken for one that was torn."""
 
-    def recover(self, journal: Journal, core: Core, policies: PolicyStore) -> recovery.Recovered:
+    def recover(
+        self,
+        journal: Journal,
+        replayer: recovery.Replayer,
+        restore: recovery.OnRevision,
+        first: int,
+    ) -> recovery.Recovered:
         assert isinstance(journal, Disk)
         journal.records.pop(journal.newest, None)
-        return super().recover(journal, core, policies)
+        return super().recover(journal, replayer, restore, first)
 
 
 def test_a_server_that_loses_the_newest_group() -> None:
-    assert_found(CutsTheTail, "was acknowledged", "lost", "before it was durable", "before its")
+    assert_found(CutsTheTail, "was acknowledged", "lost", AHEAD, "before it was durable")
 
 
 class ForgetsARevision(Process):
     """The newest change of policies is not restored."""
 
-    def recover(self, journal: Journal, core: Core, policies: PolicyStore) -> recovery.Recovered:
+    def recover(
+        self,
+        journal: Journal,
+        replayer: recovery.Replayer,
+        restore: recovery.OnRevision,
+        first: int,
+    ) -> recovery.Recovered:
         held: list[tuple[bytes, int]] = []
 
-        def restore(payload: bytes, time_ms: int) -> None:
+        def restore_late(payload: bytes, time_ms: int) -> None:
             held.append((payload, time_ms))
             if len(held) > 1:
-                policies.restore(*held.pop(0))
+                restore(*held.pop(0))
 
-        return recovery.recover(journal, 0, core, restore)
+        return super().recover(journal, replayer, restore_late, first)
 
 
 def test_a_server_that_forgets_a_revision() -> None:
@@ -154,13 +173,13 @@ def test_a_server_that_forgets_a_revision() -> None:
 class KeepsItsMemory(Process):
     """After a failed append it goes on with what it has in memory."""
 
-    def open_again(self, broken: State) -> tuple[Core, PolicyStore, History, recovery.Recovered]:
-        _, _, _, recovered = super().open_again(broken)
-        return broken.core, broken.policies, broken.history, recovered
+    def open_again(self, broken: State) -> Opened:
+        opened = super().open_again(broken)
+        return replace(broken.opened, recovered=opened.recovered)
 
 
 def test_a_server_that_keeps_its_memory() -> None:
-    assert_found(KeepsItsMemory, "was never taken", "the oracle says", "without an end", "answer")
+    assert_found(KeepsItsMemory, "was never taken", "the oracle says", AHEAD, "answer")
 
 
 class Retries(Process):

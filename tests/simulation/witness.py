@@ -24,6 +24,7 @@ from tests.model.driver import Fault
 from tests.model.oracle import Oracle
 from tests.model.pair import Pair
 from tests.simulation.calls import Account, Apply, Opt
+from tests.simulation.disk import Disk
 
 # After a recovery the usage under so many templates is looked at, those of the newest attempts.
 TEMPLATES_MAX = 4
@@ -144,6 +145,15 @@ class Witness(Pair):
         assert now_ms >= self.now_ms, f"an instant {self.now_ms - now_ms} ms back"
         self.advance_to(now_ms)
         self.told.outcome = outcome
+
+    def overlooks(self, error: errors.LimiterError, disk: Disk) -> bool:
+        """Whether something has failed only because the disk cannot be read."""
+        if not isinstance(error, errors.Unavailable) or not disk.is_unreadable:
+            return False
+        if disk.has_panicked:
+            # The process is about to learn that its state is lost; this may be half done.
+            self.is_blind = True
+        return True
 
     def settle(
         self,
