@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -108,11 +107,6 @@ class LoaderQueue:
 
     def get(self) -> object:
         return self._items.popleft() if self._items else None
-
-    def get_nowait(self) -> object:
-        if not self._items:
-            raise Empty
-        return self._items.popleft()
 
 
 @contextmanager

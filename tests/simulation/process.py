@@ -431,15 +431,13 @@ class Process:
             Rebuilding(core, opened.policies),
             lapses,
         )
-        bring = self._keep_images(self.state, opened)
-        self._service.attach(Engine(decider, core, committer, self._clock, bring=bring))
+        arrivals = self._keep_images(self.state, opened)
+        self._service.attach(Engine(decider, core, committer, self._clock, arrivals=arrivals))
         notify(core, None, lapses.look)
         lapses.look()
         place.recovered(self, recovered.tail)
 
-    def _keep_images(
-        self, state: State, opened: Opened
-    ) -> Callable[[int], asyncio.Future[None]] | None:
+    def _keep_images(self, state: State, opened: Opened) -> Arrivals | None:
         """Has images written, and accounts leave memory and come back; what brings one back."""
         place, keeping = self._place, self._place.keeping
         assert self._clock is not None
@@ -458,7 +456,7 @@ class Process:
             memory_bytes=keeping.memory_bytes,
             lag_events_max=keeping.lag_events_max,
         )
-        return state.arrivals.bring
+        return state.arrivals
 
     def _lose(self, failure: errors.Unavailable) -> None:
         state, self.state = self.state, None
