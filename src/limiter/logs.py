@@ -77,7 +77,7 @@ class LineFormatter(logging.Formatter):
             "time": instant.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message_of(record),
         }
         fields.update(
             (key, str(value)) for key, value in vars(record).items() if key not in _STANDARD
@@ -91,6 +91,11 @@ class LineFormatter(logging.Formatter):
         """The traceback, each exception in the chain as `told` tells it."""
         kind, error, trace = ei
         return "\n".join(_lines_of(error, trace)) if error is not None else str(kind)
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    # What asyncio tells of callbacks, when it is asked to, are their arguments too.
+    return str(record.msg) if record.name == "asyncio" else record.getMessage()
 
 
 def _lines_of(error: BaseException, trace: TracebackType | None) -> list[str]:
