@@ -88,16 +88,17 @@ cdef class Suppressions:
         return opt_outs_find(opt_outs, key[0], &digest) != NULL
 
     def accounts(self):
-        """The accounts whose messages somebody has opted out of, those in memory."""
+        """The accounts whose messages somebody has opted out of; brings back those that are
+        away."""
         cdef Accounts accounts = self.core.accounts
         cdef const Account* account
         cdef const NameRow* row
-        cdef uint32_t i
+        cdef uint32_t id
         found = []
-        for i in range(1, accounts.by_name_capacity):
-            account = accounts.by_name[i]
+        for id in range(1, accounts.names.size + 1):
+            account = accounts.fetch(id)
             if account != NULL and account.opt_outs != NULL and account.opt_outs.count:
-                row = &accounts.names.rows[i - 1]
+                row = &accounts.names.rows[id - 1]
                 found.append(row.text[: row.size].decode())
         return found
 

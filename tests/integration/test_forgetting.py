@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
+from limiter._suppressions import Suppressions
 from limiter.cli.app import app
 from limiter.cli.exit_codes import ExitCode
-from limiter.people_store import PeopleStore
+from limiter.people_store import Change, Kept, PeopleStore
 from limiter.restriction_store import RestrictionStore, Wanted
 from limiter.v1 import (
     access_pb2,
@@ -33,10 +35,11 @@ from limiter.v1 import (
 from limiter.v1 import decision_service_pb2 as decisions
 from tests.integration import transports
 from tests.integration.access_requests import bearer
-from tests.integration.inside import Inside, serving
+from tests.integration.inside import Inside, refused, serving
 from tests.integration.process import START_MS, ServerProcess
 from tests.integration.requests import HOUR_S, assign, cap, commit_request, fault_of
 from tests.integration.test_access import keyed
+from tests.integration.test_images import accounts_in, state_of, until
 from tests.integration.test_mending import assign_to_all
 
 pytestmark = transports.BOTH
@@ -301,6 +304,47 @@ async def test_many_rows_of_a_flood_are_forgotten_while_it_goes_on(tmp_path: Pat
         assert await before == (4, 0)
         request = restriction_pb2.ListRestrictionsRequest(account="a", contact="ada")
         assert not (await inside.decisions.ListRestrictions(request)).restrictions
+
+
+async def test_names_outlast_memory_and_journal(tmp_path: Path) -> None:
+    """Accounts that are away, behind a baseline: names, marks and who is forgotten."""
+    folder = tmp_path / "data"
+    settings: dict[str, Any] = {"baseline_lag_events_max": 1, "memory_bytes_max": 1}
+    async with serving(folder, **settings) as inside:
+        for account in ("a", "b"):
+            people = [account_pb2.Suppression(contact=name) for name in ("ada", "bob", "cleo")]
+            await opt_out(inside, account, *people)
+        assert await forget(inside, "a", contact="bob") == (0, 1)
+        await until(lambda: state_of(inside).imaging.standing().lag_event_count == 0)
+        await until(lambda: accounts_in(inside) == 0)
+        assert [each.contact for each in await suppressions(inside, "a")] == ["ada", "", "cleo"]
+        key_of = Suppressions(state_of(inside).core).key_of
+        orphan, member = key_of(1, "nobody"), key_of(1, "cleo")
+    # As a crash leaves them.
+    secret = (folder / "digest-key").read_bytes()
+    store = PeopleStore(folder / "people", secret)
+    store.write([Change("b", put={orphan: Kept(0, "nobody")}, unsettled=[orphan, member])])
+    store.close()
+    async with serving(folder, **settings) as inside:
+        assert [each.contact for each in await suppressions(inside, "a")] == ["ada", "", "cleo"]
+        assert [each.contact for each in await suppressions(inside, "b")] == ["ada", "bob", "cleo"]
+        noted = await inside.access.ListAuditEntries(access_service_pb2.ListAuditEntriesRequest())
+        assert [each.action for each in noted.entries] == [access_pb2.AuditEntry.ACTION_FORGET]
+        assert await forget(inside, "b", contact="cleo") == (0, 1)
+    store = PeopleStore(folder / "people", secret)
+    assert store.unsettled() == []
+    assert store.find("b", [orphan]) == [None]
+    store.close()
+    shutil.rmtree(folder / "people")
+    refusal = await refused(folder, **settings)
+    assert refusal.reason == "PEOPLE_MISSING"
+    # An empty folder is somebody's word to go on without names; all stay opted out.
+    shutil.rmtree(folder / "people")
+    (folder / "people").mkdir()
+    async with serving(folder, **settings) as inside:
+        found = await suppressions(inside, "b")
+        assert [each.WhichOneof("who") for each in found] == [None] * 3
+        assert (await commit(inside, "b", contact="ada")).reason == decision_pb2.REASON_OPTED_OUT
 
 
 def run(address: str, *arguments: str, text: str | None = None) -> Result:

@@ -71,7 +71,9 @@ class Revisions:
         revision = revision_pb2.PolicyRevision(
             time=timestamp_from_ms(now_ms), author=author, forgotten_in=[account]
         )
-        self._core.append_revision(revision.SerializeToString(deterministic=True), now_ms)
+        payload = revision.SerializeToString(deterministic=True)
+        self._core.append_revision(payload, now_ms)
+        self._keep(payload, now_ms)
         self._note(revision, now_ms)
 
     # --- what the journal kept --------------------------------------------------------------------
