@@ -15,7 +15,6 @@ cdef struct BaselineHead:
     uint64_t request_end       # ... up to before
     uint64_t undone_first      # the same of undone commits
     uint64_t undone_end
-    int64_t forgotten_sequence
 
 cdef class Baseline:
     cdef Core core

@@ -87,7 +87,6 @@ cdef class Baseline:
         self.head.request_end = core.requests.head + core.requests.size
         self.head.undone_first = core.past.fates.forgotten_count
         self.head.undone_end = core.past.fates.forgotten_count + core.past.fates.undone_size
-        self.head.forgotten_sequence = core.forgotten_sequence
 
     @property
     def group(self):
@@ -222,7 +221,6 @@ cdef class Baseline:
         self.core.recorder.buffer.group = self.head.position >> OFFSET_BITS
         self.core.requests.head = self.head.request_end
         self.core.past.fates.forgotten_count = self.head.undone_end
-        self.core.forgotten_sequence = self.head.forgotten_sequence
 
     def restore_names(self, uint32_t first, bytes piece not None):
         """Puts names back, from an id on; those that are there already, and those beyond the head,

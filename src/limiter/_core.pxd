@@ -45,7 +45,6 @@ cdef class Core:
     cdef object define_kind
     cdef object on_change      # is told which watched account has changed; None without watchers
     cdef object on_hold        # is told when a hold ends before all others; None while it need not
-    cdef int64_t forgotten_sequence  # accounts that were forgotten had no more commits than this
     cdef Terms plain           # of a commit that counts now and for good
 
     # --- attempts

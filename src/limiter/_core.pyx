@@ -465,7 +465,7 @@ cdef class Core:
         cdef Event event
         self.recorder.fill_event(&event, subject, now_ms)
         event.type = EVENT_COMMIT
-        event.sequence = (account.sequence or self.forgotten_sequence) + 1
+        event.sequence = account.sequence + 1
         event.inline_places = inline_places
         event.recorded = terms.recorded
         event.hold_ms = terms.hold_ms
@@ -655,10 +655,7 @@ cdef class Core:
     ) except -1:
         cdef Subject subject
         self.past.subject_of(event, account, &subject)
-        # The first commit of an account that was forgotten goes on above those of before.
-        if event.sequence != account.sequence + 1 and (
-            account.sequence or event.sequence <= account.sequence
-        ):
+        if event.sequence != account.sequence + 1:
             raise DataLoss(
                 "JOURNAL_CORRUPT",
                 f"an account's commit {event.sequence} follows its commit {account.sequence}",

@@ -15,6 +15,8 @@ cdef struct ImageHead:
     uint32_t version
     uint32_t name_id           # of the account
     uint32_t state_count
+    uint32_t is_bare           # it says where the account stands, and nothing else
+    uint32_t reserved
     int64_t sequence
     uint64_t last_position
     uint64_t last_denial

@@ -401,6 +401,23 @@ cdef int expire_all(Account* account, int64_t now_ms) except -1 nogil:
     return 0
 
 
+cdef bint nothing_counts(Account* account) noexcept nogil:
+    # Whether nothing that the account has sent is inside any window, as of the last expiry.
+    cdef KindState* state
+    cdef int slot
+    cdef uint32_t i
+    for slot in range(account.state_count):
+        state = &account.states[slot]
+        if state.kind.per_count == 0 and is_live(state.kind, &state.single):
+            return False
+        for i in range(state.keyed_capacity):
+            if (state.keyed[i].key.low or state.keyed[i].key.high) and is_live(
+                state.kind, &state.keyed[i].counter
+            ):
+                return False
+    return True
+
+
 cdef int write_all(
     Account* account,
     const Slice* definitions,
@@ -425,6 +442,12 @@ cdef int write_all(
         expire_all(account, now_ms)
         number(account, DIMENSION_CONTACT, kept_from, &numberings[0])
         number(account, DIMENSION_ADDRESS, kept_from, &numberings[1])
+        head.is_bare = (
+            numberings[0].count == 0
+            and numberings[1].count == 0
+            and (account.opt_outs == NULL or account.opt_outs.count == 0)
+            and nothing_counts(account)
+        )
         put(image, &head, sizeof(head))
         put_index(image, &account.contacts, &numberings[0])
         put_index(image, &account.addresses, &numberings[1])

@@ -15,6 +15,8 @@ class _History(Protocol):
         self,
     ) -> AbstractContextManager[Callable[[int], bytes | memoryview | None]]: ...
 
+def is_quiet(image: bytes, before: int) -> bool: ...
+
 @disjoint_base
 class Image:
     @property

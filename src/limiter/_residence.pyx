@@ -16,7 +16,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from limiter import bounds
 from limiter.errors import DataLoss
@@ -84,6 +84,15 @@ cdef uint64_t account_bytes(const Account* account) noexcept nogil:
 
 
 # ---------------------------------------------------------------- images
+
+def is_quiet(bytes image not None, uint64_t before):
+    """Whether the newest event that an image knows lies before a position, and yet the image says
+    more than where its account stands."""
+    cdef ImageHead head
+    if PyBytes_GET_SIZE(image) < <Py_ssize_t>sizeof(ImageHead):
+        raise DataLoss("IMAGE_CORRUPT", "an account's image has no head")
+    memcpy(&head, PyBytes_AS_STRING(image), sizeof(ImageHead))
+    return not head.is_bare and max(head.last_position, head.last_denial) < before
 
 
 cdef class Image:

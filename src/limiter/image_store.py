@@ -30,6 +30,7 @@ from typing import Final
 import lmdb
 
 from limiter import bounds, errors
+from limiter._residence import is_quiet
 from limiter.store import create_environment, environment_fault, fill_file, open_environment
 
 __all__ = ["ImageStore", "Record", "piece_key"]
@@ -241,6 +242,26 @@ class ImageStore:
             for key, _ in found:
                 yield int.from_bytes(key[1:], "big")
             key += b"\x00"
+
+    def quiet(self, before: int, start: int, most: int) -> tuple[list[int], int]:
+        """Of so many accounts with images, from a number on, those whose images may say less by
+        now, as their newest events lie before a position; and where to go on, 0 behind the last."""
+        found: list[int] = []
+        key = _account_key(start)
+        with self._transaction() as transaction:
+            cursor = transaction.cursor()
+            if not cursor.set_range(key):
+                return found, 0
+            for at, content in cursor.iternext():
+                if not at.startswith(_ACCOUNT):
+                    break
+                account = int.from_bytes(at[1:], "big")
+                if most == 0:
+                    return found, account
+                most -= 1
+                if content[:1] == _PARTED or is_quiet(content[1:], before):
+                    found.append(account)
+        return found, 0
 
     def close(self) -> None:
         """Closes the environment. Idempotent. Nothing may be reading or writing."""

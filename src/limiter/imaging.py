@@ -313,6 +313,24 @@ class Imaging:
             await asyncio.sleep(0)
         await self._take_baseline()
         await self._trim(min(through, self._baselines.core.group - 1))
+        await self._shrink()
+
+    async def _shrink(self) -> None:
+        """Writes the images anew of accounts that have long been quiet: what has left its window
+        leaves the disk."""
+        loop = asyncio.get_running_loop()
+        before = first_position(self._trimming.head)
+        start = 0
+        while True:
+            quiet, start = await loop.run_in_executor(
+                self._writer, self._store.quiet, before, start, _SWEEP_STEPS
+            )
+            for first in range(0, len(quiet), _BRING_AT_ONCE):
+                some = quiet[first : first + _BRING_AT_ONCE]
+                await asyncio.gather(*(self._arrivals.bring(account) for account in some))
+                await self._write_all(deque(some))
+            if not start:
+                return
 
     async def _write_all(self, accounts: deque[int]) -> None:
         while accounts:

@@ -39,6 +39,11 @@ class Trimming:
         self._quota_bytes = quota_bytes
         self._next_ms = 0
 
+    @property
+    def head(self) -> int:
+        """The oldest group that is kept."""
+        return self._journal.head(self._shard)
+
     def is_due(self, now_ms: int) -> bool:
         """Whether it is time to look again: once in a sixteenth of the horizon, at most a day, or
         as soon as the journal has grown too large."""

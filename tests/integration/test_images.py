@@ -207,7 +207,7 @@ async def test_images_are_compared_with_the_journal(tmp_path: Path) -> None:
     image = images.get(first)
     assert image is not None
     # One that says that less was sent: every byte is as it was written, and yet it is wrong.
-    sequence_at = 16
+    sequence_at = 24
     images.write(
         [images.whole_record(first, image[:sequence_at] + b"\x05" + image[sequence_at + 1 :])]
     )
@@ -247,6 +247,36 @@ async def outcome(inside: Inside, account: str) -> grpc.StatusCode | None:
     except grpc.aio.AioRpcError as error:
         return error.code()
     return None
+
+
+async def test_what_has_left_its_window_leaves_the_disk(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"history_ms": 2 * bounds.DAY_MS, "baseline_lag_events_max": 5}
+    count = 300
+    async with serving(tmp_path / "data", **settings) as inside:
+        await assign_to_all(inside, cap(count, DAY_S))
+        batch = decision_service_pb2.CommitBatchRequest()
+        batch.attempt.account = "quiet"
+        for number in range(count):
+            batch.recipients.add(contact=f"contact-{number}")
+        await inside.decisions.CommitBatch(batch)
+        images = state_of(inside).images
+
+        def image_bytes() -> int:
+            return len(images.get(1) or b"")
+
+        sizes = set()
+        for day in range(16):
+            await move(inside, bounds.DAY_MS // 2)
+            await allowed(inside, "busy", f"day-{day}")
+            sizes.add(image_bytes())
+            if day > 3:
+                await asyncio.sleep(0.2)
+        await until(lambda: 0 < image_bytes() < 500)
+        assert max(sizes) > 24 * count
+        # Its place in the order of its commits is not given twice.
+        again = await inside.decisions.Commit(commit_request("quiet", "another"))
+        assert again.account_sequence == count + 1
+        assert await used(inside, "quiet") == 1
 
 
 async def test_a_backup_of_a_trimmed_journal_counts_on(tmp_path: Path) -> None:
