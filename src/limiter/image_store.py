@@ -58,6 +58,9 @@ _WHOLE: Final = b"\x00"
 _PARTED: Final = b"\x01"
 _PARTS: Final = struct.Struct("<IIQ")
 
+# Records that are looked at in one go.
+_SOME_BYTES: Final = 256 * 1024
+
 # Room that a quota keeps for LMDB's own pages.
 _QUOTA_MARGIN_BYTES: Final = 1024 * 1024
 
@@ -238,30 +241,22 @@ class ImageStore:
     def accounts(self, start: int = 0) -> Iterator[int]:
         """Yields the accounts that have images, in the order of their numbers."""
         key = _account_key(start)
-        while found := self._next(key, _ACCOUNT, byte_limit=64 * 1024):
+        while found := self._next(key, _ACCOUNT, byte_limit=_SOME_BYTES):
             for key, _ in found:
                 yield int.from_bytes(key[1:], "big")
             key += b"\x00"
 
-    def quiet(self, before: int, start: int, most: int) -> tuple[list[int], int]:
-        """Of so many accounts with images, from a number on, those whose images may say less by
-        now, as their newest events lie before a position; and where to go on, 0 behind the last."""
+    def quiet(self, before: int, start: int) -> tuple[list[int], int]:
+        """Of some accounts with images, from a number on, those whose images may say less by now,
+        as their newest events lie before a position; and where to go on, 0 behind the last."""
         found: list[int] = []
-        key = _account_key(start)
-        with self._transaction() as transaction:
-            cursor = transaction.cursor()
-            if not cursor.set_range(key):
-                return found, 0
-            for at, content in cursor.iternext():
-                if not at.startswith(_ACCOUNT):
-                    break
-                account = int.from_bytes(at[1:], "big")
-                if most == 0:
-                    return found, account
-                most -= 1
-                if content[:1] == _PARTED or is_quiet(content[1:], before):
-                    found.append(account)
-        return found, 0
+        next_start = 0
+        for key, record in self._next(_account_key(start), _ACCOUNT, _SOME_BYTES):
+            account = int.from_bytes(key[1:], "big")
+            if record[:1] == _PARTED or is_quiet(record[1:], before):
+                found.append(account)
+            next_start = account + 1
+        return found, next_start
 
     def close(self) -> None:
         """Closes the environment. Idempotent. Nothing may be reading or writing."""

@@ -323,7 +323,7 @@ class Imaging:
         start = 0
         while True:
             quiet, start = await loop.run_in_executor(
-                self._writer, self._store.quiet, before, start, _SWEEP_STEPS
+                self._writer, self._store.quiet, before, start
             )
             for first in range(0, len(quiet), _BRING_AT_ONCE):
                 some = quiet[first : first + _BRING_AT_ONCE]
