@@ -86,9 +86,14 @@ class Target:
     call: Call
 
 
-def prepare_folder(folder: Path, population: Population, bulk_count: int) -> None:
-    """Writes the data folder of a server that has served these accounts for an hour, and has as
-    many more accounts for batches."""
+def prepare_folder(
+    folder: Path,
+    population: Population,
+    bulk_count: int,
+    request_of: Callable[[int, int], bytes] = fill_request,
+) -> None:
+    """Writes the data folder of a server that has served these accounts for an hour, by the batches
+    of `request_of`, and has as many more accounts for batches."""
     data = DataFolder(folder)
     journal, digest_key = data.open()
     engine = Engine.make(digest_key)
@@ -105,7 +110,7 @@ def prepare_folder(folder: Path, population: Population, bulk_count: int) -> Non
     assign(engine.store, [DAILY_CONTACTS], start_ms)
     bulk_accounts = [account_name(BULK_ACCOUNT + number) for number in range(bulk_count)]
     assign(engine.store, [ROOMY_CONTACTS], start_ms, "bulk", bulk_accounts)
-    engine.fill(population, keep, start_ms, bounds.HOUR_MS)
+    engine.fill(population, keep, start_ms, bounds.HOUR_MS, request_of)
     journal.close()
     data.close()
 

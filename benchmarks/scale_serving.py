@@ -1,7 +1,9 @@
-"""What many accounts cost a whole server: a call, a restart, and what does not fit into memory.
+"""What many accounts cost a whole server: a call, a restart, images, and what memory is too small
+for.
 
-Servers are processes of their own, with the data folders of an hour's traffic. What is compared is
-measured in turns, round by round, so that a disturbance of the machine meets both.
+Servers are processes of their own. Those that begin with a population have the data folder of an
+hour's traffic. What is compared is measured in turns, round by round, so that a disturbance of the
+machine meets both.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -26,7 +29,7 @@ from google.protobuf import json_format
 
 from benchmarks.end_to_end import prepare_folder
 from benchmarks.journal import bench_folder
-from benchmarks.workload import Population, account_name, contact_name
+from benchmarks.workload import Population
 from limiter import load
 from limiter.load_server import own_server
 from limiter.v1 import (
@@ -40,12 +43,16 @@ from limiter.v1 import (
 
 __all__ = [
     "Accounts",
+    "Budget",
+    "Images",
     "Restart",
-    "assign_people",
     "compare_accounts",
+    "compare_budget",
+    "compare_images",
+    "fill_request",
     "require_exact",
     "restart",
-    "serve_flags",
+    "serving",
 ]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -55,6 +62,15 @@ PATIENCE_S: Final = 900
 
 # How long a client waits between two attempts to reach a server that is starting.
 KNOCK_S: Final = 0.01
+
+# How long nothing is written once a server has settled.
+SETTLED_S: Final = 4.0
+
+# Accounts whose counts are looked at one by one.
+SAMPLE: Final = 200
+
+# The rate at which latencies are compared, as a share of what the server can do.
+RATE_SHARE: Final = 0.5
 
 
 def assign_people(address: str, max_count: int = 20_000_000) -> None:
@@ -76,22 +92,38 @@ def assign_people(address: str, max_count: int = 20_000_000) -> None:
         policy_service_pb2_grpc.PolicyServiceStub(channel).ApplyPolicies(request, timeout=30)
 
 
-def serve_flags() -> str:
-    """What `limiter serve` says of its flags."""
-    done = subprocess.run(
-        [sys.executable, "-m", "limiter.cli", "serve", "--help"],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout
-
-
 def environment() -> dict[str, str]:
     """That of a server, which finds the modules of this tree."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+
+
+# ---------------------------------------------------------------- names, as a load has them
+
+
+def account_name(number: int) -> str:
+    """Of the account with this number."""
+    return f"bench-{number:07}"
+
+
+def contact_name(number: int) -> str:
+    """Of the contact with this number, in every account."""
+    return f"contact-{number:07}"
+
+
+@cache
+def _recipients(count: int) -> bytes:
+    request = decision_service_pb2.CommitBatchRequest()
+    for number in range(count):
+        request.recipients.add(contact=contact_name(number))
+    return request.SerializeToString()
+
+
+def fill_request(account: int, contact_count: int) -> bytes:
+    """A serialized CommitBatchRequest to the account's contacts, all of whom a load addresses."""
+    head = decision_service_pb2.CommitBatchRequest(
+        attempt=attempt_pb2.Attempt(account=account_name(account), channel="sms")
+    )
+    return head.SerializeToString() + _recipients(contact_count)
 
 
 # ---------------------------------------------------------------- a call
@@ -123,7 +155,9 @@ def paired(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     return median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
-def run_load(address: str, accounts: int, contacts: int, duration_s: float) -> load.Measurement:
+def run_load(
+    address: str, accounts: int, contacts: int, duration_s: float, rate: float = 0.0
+) -> load.Measurement:
     """Unary Commits to all accounts alike, each of which was called before it is measured. Raises
     RuntimeError unless all were allowed."""
     plan = load.Plan(
@@ -132,6 +166,7 @@ def run_load(address: str, accounts: int, contacts: int, duration_s: float) -> l
         distribution="uniform",
         duration_s=duration_s,
         warmup_s=duration_s / 6,
+        rate=rate,
     )
     measured = load.run(plan, address, lambda progress: None)
     if measured.failures or measured.denied or measured.server_us_per_decision is None:
@@ -232,22 +267,32 @@ def require_used(reply: decision_service_pb2.CommitResponse, used: int) -> None:
         raise RuntimeError(f"expected {used} people in the window: {reply}")
 
 
-def restart(population: Population, settle_s: float) -> Restart:
-    """Has a server with this population serve for `settle_s`, kills it, starts another one on its
-    folder and asks it for a decision, which has to know what was acknowledged before."""
+def settle(folder: Path) -> None:
+    """Waits until images have not been written for a while: at first a server has much to write."""
+    until_s = time.monotonic() + PATIENCE_S
+    while time.time_ns() - last_write(folder) < SETTLED_S * 1_000_000_000:
+        if time.monotonic() > until_s:
+            raise RuntimeError(f"images are written without end in {folder}")
+        time.sleep(SETTLED_S / 4)
+
+
+def restart(population: Population) -> Restart:
+    """Has a server with this population serve until its images are written, kills it, starts
+    another one on its folder and asks it for a decision, which has to know what was acknowledged
+    before."""
     account = population.account_count // 2
     inside = population.contact_count
     with bench_folder() as name:
         folder = Path(name) / "data"
-        prepare_folder(folder, population, 0)
+        prepare_folder(folder, population, 0, fill_request)
         with serving(folder) as (_, address):
-            first = commit(address, account_name(account), contact_name(account, inside))
+            first = commit(address, account_name(account), contact_name(inside))
             require_used(first, inside + 1)
-            time.sleep(settle_s)
+            settle(folder / "images")
         begun_s = time.monotonic()
         with serving(folder) as (process, address):
             ready_s = time.monotonic() - begun_s
-            second = commit(address, account_name(account), contact_name(account, inside + 1))
+            second = commit(address, account_name(account), contact_name(inside + 1))
             decided_s = time.monotonic() - begun_s
             require_used(second, inside + 2)
             used = psutil.Process(process.pid).cpu_times()
@@ -266,5 +311,97 @@ def require_exact(address: str, population: Population, sample_count: int, seed:
     inside = population.contact_count
     for _ in range(2):
         for account in sample:
-            reply = commit(address, account_name(account), contact_name(account, inside))
+            reply = commit(address, account_name(account), contact_name(inside))
             require_used(reply, inside + 1)
+
+
+# ---------------------------------------------------------------- little memory
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Commits a second with all the memory there is, and with little of it, one value a round."""
+
+    full_rates: list[float]
+    small_rates: list[float]
+
+    @property
+    def slower(self) -> float:
+        """How many times as many go with all the memory."""
+        return paired(self.full_rates, self.small_rates)
+
+
+def compare_budget(
+    population: Population, memory_bytes: int, duration_s: float, rounds: int
+) -> Budget:
+    """Unary Commits to all accounts alike of two servers with this population, one of which may
+    keep so many bytes of it in memory. Raises RuntimeError unless that one counts exactly."""
+    found = Budget([], [])
+    with ExitStack() as stack:
+        addresses = []
+        for flags in ((), ("--memory", f"{memory_bytes}B")):
+            folder = Path(stack.enter_context(bench_folder())) / "data"
+            prepare_folder(folder, population, 0, fill_request)
+            addresses.append(stack.enter_context(serving(folder, *flags))[1])
+        for _ in range(rounds):
+            for address, rates in zip(
+                addresses, (found.full_rates, found.small_rates), strict=True
+            ):
+                measured = run_load(
+                    address, population.account_count, population.contact_count, duration_s
+                )
+                rates.append(measured.decisions_per_s)
+        require_exact(addresses[1], population, SAMPLE)
+    return found
+
+
+# ---------------------------------------------------------------- images
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The p99 of commits at a steady rate, while images are written and while none are."""
+
+    rate: float
+    writing_ms: list[float]
+    quiet_ms: list[float]
+
+    @property
+    def slower(self) -> float:
+        """How many times the p99 while images are written."""
+        return paired(self.writing_ms, self.quiet_ms)
+
+
+def compare_images(few: int, many: int, duration_s: float, rounds: int) -> Images:
+    """Unary Commits to few accounts, each of which has an image due every few dozen commits, and
+    to many, none of which has, at the same rate on the same server."""
+    with bench_folder() as name, own_server(Path(name)) as address:
+        assign_people(address)
+        store = Path(name) / "data" / "images"
+        peak = run_load(address, few, 10, duration_s).decisions_per_s
+        # Every account is called once before anything is measured.
+        run_load(address, many, 10, duration_s)
+        found = Images(peak * RATE_SHARE, [], [])
+        for _ in range(rounds):
+            before = last_write(store)
+            writing = run_load(address, few, 10, duration_s, found.rate)
+            require_written(store, before)
+            quiet = run_load(address, many, 10, duration_s, found.rate)
+            found.writing_ms.append(writing.quantiles_ms[99.0])
+            found.quiet_ms.append(quiet.quantiles_ms[99.0])
+    return found
+
+
+def require_written(folder: Path, before_ns: int) -> None:
+    """Raises RuntimeError unless something is written that was not by then: what is due comes a
+    moment after the last call at the latest."""
+    until_s = time.monotonic() + PATIENCE_S / 10
+    while last_write(folder) == before_ns:
+        if time.monotonic() > until_s:
+            raise RuntimeError("no image was written while latencies were measured")
+        time.sleep(SETTLED_S / 40)
+
+
+def last_write(folder: Path) -> int:
+    """When a file of the folder was last written, in nanoseconds."""
+    return max(each.stat().st_mtime_ns for each in folder.rglob("*") if each.is_file())

@@ -132,12 +132,15 @@ class Engine:
         keep: Callable[[Group | None], None] = lambda group: None,
         start_ms: int = START_MS,
         span_ms: int = bounds.DAY_MS // 2,
+        request_of: Callable[[int, int], bytes] | None = None,
     ) -> None:
         """Gives every account its contacts, account by account over `span_ms`; what that appends to
-        the journal goes to `keep`, group by group."""
+        the journal goes to `keep`, group by group. `request_of` makes an account's batch, unless it
+        is `fill_request`."""
+        request_of = request_of or fill_request
         for number in range(population.account_count):
             now_ms = start_ms + number * span_ms // population.account_count
-            self.decider.commit_batch(fill_request(number, population.contact_count), now_ms)
+            self.decider.commit_batch(request_of(number, population.contact_count), now_ms)
             if self.core.pending_bytes > bounds.PENDING_JOURNAL_BYTES_MAX // 2:
                 keep(self.core.take_group())
         keep(self.core.take_group())

@@ -261,7 +261,7 @@ def test_the_scale_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     parts = json.loads(capsys.readouterr().out)["parts"]
     assert list(parts) == list(scale.PARTS)
     rows = [row["figure"] for part in parts.values() for row in part]
-    assert all(row["missing"] or math.isfinite(row["value"]) for row in rows)
+    assert all(math.isfinite(row["value"]) and not row["missing"] for row in rows)
     targets = [row["target"] for row in rows if row["target"] is not None]
     assert targets.count(scale.LARGE_BYTES) == 2
     assert {scale.SMALL_BYTES, scale.JOURNAL_BYTES, scale.RESTART_S, scale.SLOWER} < set(targets)
@@ -274,7 +274,7 @@ def test_the_scale_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_server_of_the_scale_counts_exactly(tmp_path: Path) -> None:
     """What is asked of accounts that do not fit into memory, of some that do."""
     population = Population(20, 3)
-    end_to_end.prepare_folder(tmp_path / "data", population, 0)
+    end_to_end.prepare_folder(tmp_path / "data", population, 0, scale_serving.fill_request)
     with scale_serving.serving(tmp_path / "data") as (_, address):
         scale_serving.require_exact(address, population, 5)
         with pytest.raises(RuntimeError, match="expected 6 people"):
