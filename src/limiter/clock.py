@@ -127,8 +127,9 @@ def _check_instant(instant_ms: int) -> None:
 def check_start(wall_ms: int, last_event_ms: int, accept_clock: bool = False) -> None:
     """Refuses a wall clock that cannot be right, given the last journalled instant (0: none).
 
-    Raises FailedPrecondition when the wall clock is more than a minute behind it, or more than 400
-    days ahead of it, unless `accept_clock`; and in any case outside the years 1970 to 2100.
+    Raises FailedPrecondition when the wall clock is more than a minute behind it, or so far ahead
+    of it that nothing counts any more, unless `accept_clock`; and in any case outside the years
+    1970 to 2100.
     """
     if not bounds.INSTANT_MS_MIN <= wall_ms <= bounds.INSTANT_MS_MAX:
         raise errors.FailedPrecondition(

@@ -53,6 +53,9 @@ _GROUP_LIMITS: Final = (
 # How often the event loop's lag and the clocks are looked at.
 _SAMPLE_INTERVAL_S: Final = 0.1
 
+# How often at most steps of the machine's clock are logged; all are counted.
+_STEP_TOLD_INTERVAL_S: Final = 60.0
+
 
 class Journal(Protocol):
     """What is asked of the journal's store."""
@@ -185,6 +188,7 @@ class Observation:
         self._recovery_s = 0.0
         self._recovered_events = 0
         self._steps = Counter({"forward": 0, "backward": 0})
+        self._step_told_s = -_STEP_TOLD_INTERVAL_S
 
     def group_written(self, event_count: int, duration_ns: int) -> None:
         """A group is on disk; so long did that take."""
@@ -228,6 +232,10 @@ class Observation:
             return
         direction = "forward" if moved_ns > 0 else "backward"
         self._steps[direction] += 1
+        # A clock that stands, or runs at another speed, is stepped each time.
+        if time.monotonic() < self._step_told_s + _STEP_TOLD_INTERVAL_S:
+            return
+        self._step_told_s = time.monotonic()
         _log.warning(
             "the machine's clock was stepped: decisions near it by 5 %% of the time that passes",
             extra={"step_ms": moved_ns // 1_000_000},

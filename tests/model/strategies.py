@@ -51,7 +51,14 @@ VALUES: dict[Dimension, tuple[str, ...]] = {
 }
 DIMENSIONS = sorted(VALUES)
 # "" is UTC.
-ZONES = ("", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
+ZONES = (
+    "",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+    "Pacific/Apia",
+)
 LIMIT_ZONES = (*ZONES, "ACCOUNT", "ACCOUNT")
 CALENDAR_COUNTS = {HOUR: (0, 2, 3, 25), DAY: (0, 2, 7, 62), WEEK: (0, 2, 8), MONTH: (0, 2)}
 ROLLING_MS = (
@@ -119,6 +126,8 @@ def turning_points() -> list[int]:
         points.update(changes_of_offset(zone, low, high))
     # The only change in Kathmandu: a quarter of an hour.
     points.update(changes_of_offset("Asia/Kathmandu", instant_of(1985), instant_of(1987)))
+    # A date that never was, and summer time beside it.
+    points.update(changes_of_offset("Pacific/Apia", instant_of(2011), instant_of(2012, 5)))
     return sorted(points)
 
 
