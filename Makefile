@@ -119,6 +119,10 @@ scale: $(built_dev) ## what many accounts cost; SCALE_ARGS="--only memory --scal
 loop-lag: $(built_dev) ## how long the event loop is held, by the kind of work
 	$(bin)/python -m benchmarks.loop_lag
 
+.PHONY: fairness
+fairness: $(built_dev) ## what one account's flood does to another account's latencies
+	$(bin)/python -m benchmarks.fairness
+
 ##@ Change
 
 .PHONY: setup

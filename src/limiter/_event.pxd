@@ -75,6 +75,19 @@ cdef inline uint32_t event_size(const uint8_t* data) noexcept nogil:
         data[1] | (<uint32_t>data[2] << 8) | (<uint32_t>data[3] << 16)
     )
 
+cdef inline uint32_t event_account(const uint8_t* data) noexcept nogil:
+    # The name id of the account that the packed event at `data` is about; 0 = of none.
+    cdef uint32_t account = 0
+    cdef int shift = 0
+    cdef const uint8_t* body = data + EVENT_HEADER_BYTES
+    if data[0] == EVENT_NAME or data[0] == EVENT_REVISION:
+        return 0
+    while body[0] & 0x80:
+        account |= <uint32_t>(body[0] & 0x7F) << shift
+        shift += 7
+        body += 1
+    return account | <uint32_t>body[0] << shift
+
 cdef void events_free(EventBuffer* buffer) noexcept nogil
 cdef uint64_t events_append(EventBuffer* buffer, const Event* event) except 0 nogil
 cdef int event_read(

@@ -8,8 +8,10 @@ validated whole before anything of it is counted, so a call that raises has chan
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
+from limiter import bounds
 from limiter._activity cimport OPERATION_CHECK, OPERATION_COMMIT, Activity
 from limiter._batch cimport Batches
 from limiter._core cimport Committed, Core, RequestKey, Terms
@@ -17,15 +19,30 @@ from limiter._guard cimport PERMISSION_CHECK, PERMISSION_COMMIT, PERMISSION_USAG
 from limiter._hours cimport ZoneTable
 from limiter._kinds cimport Binding, InlineRules, compile_limits
 from limiter._request_keys cimport RequestKeys
+from limiter._shares cimport Shares
 from limiter._subject cimport Subject
 from limiter._types cimport VIEW_FULL, Slice
 from limiter._wire cimport Decoder, OutBuffer, Request
 
 _INLINE_CACHE_MAX = 10_000
 
+cdef uint32_t SHARED_BYTES = bounds.SHARED_JOURNAL_BYTES
+cdef uint64_t SPREAD = 0x9E3779B97F4A7C15   # an odd number whose bits look random
+
 
 cdef inline const uint8_t* data_of(bytes request) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(request)
+
+
+cdef inline uint64_t short_hash(const Slice* text) noexcept nogil:
+    # Of the first eight bytes and the last sixteen: names that differ elsewhere alone are few.
+    cdef uint64_t[3] words
+    cdef size_t size = text.size
+    memset(words, 0, sizeof(words))
+    memcpy(words, text.data, min(size, <size_t>8))
+    if size > 8:
+        memcpy(words + 1, text.data + (size - 16 if size > 16 else 8), min(size - 8, <size_t>16))
+    return (words[0] ^ (words[1] + size) * SPREAD ^ (words[2] + 1) * (SPREAD << 1 | 1)) | 1
 
 
 cdef int permission_of(int method) noexcept:
@@ -47,7 +64,8 @@ cdef class Decider:
     Every method takes the serialized request and the instant of the decision (ms since the epoch),
     and returns the serialized response; the commits also return whether the response must wait
     until everything appended so far is durable. Where a `guard` is given it is asked first, and may
-    raise Unauthenticated and PermissionDenied. Raises InvalidArgument and ResourceExhausted."""
+    raise Unauthenticated and PermissionDenied. Raises InvalidArgument and ResourceExhausted; it is
+    OverShare for the commits of an account that fills the journal more than others."""
 
     def __cinit__(
         self,
@@ -60,6 +78,7 @@ cdef class Decider:
         self.core = core
         self.decoder = Decoder()
         self.out = OutBuffer()
+        self.shares = Shares(core)
         self.request_keys = RequestKeys(core)
         self.compile_inline = compile_inline
         self.zones = ZoneTable(find_zone)
@@ -129,6 +148,10 @@ cdef class Decider:
             self.decoder.usage(data, size)
         if guard is not None:
             guard.admit_attempt(&self.decoder.request.attempt)
+        if self.core.recorder.buffer.size > SHARED_BYTES and (
+            method == METHOD_COMMIT or method == METHOD_COMMIT_BATCH
+        ):
+            self.shares.admit(self.decoder.request.attempt.account)
         if method == METHOD_CHECK:
             return self.answer_check(now_ms)
         if method == METHOD_COMMIT:
@@ -136,6 +159,11 @@ cdef class Decider:
         if method == METHOD_GET_USAGE:
             return self.answer_usage(now_ms)
         return self.answer_batch(method, now_ms)
+
+    cdef uint64_t lane(self) noexcept:
+        # Stands for the account of the request that was answered last, whose bytes must still be
+        # there. Two accounts may share one.
+        return short_hash(&self.decoder.request.attempt.account)
 
     # ------------------------------------------------------------ the answers
 

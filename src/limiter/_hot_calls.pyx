@@ -8,7 +8,8 @@ calls of the group are answered together, with one write per connection.
 What always holds: the same as under grpc.aio (see `limiter.service.decision`): a decision is one
 step, what is decided is journalled whether or not its client is still there, a call past its
 deadline is not decided, and what cannot be taken in is refused before any work. A CommitStream is
-not refused but read no further, which slows its client down.
+not refused but read no further, which slows its client down. What comes faster than it can be
+decided waits for its turn, so that other accounts have theirs; see `limiter._http2_turns`.
 """
 
 cimport cython
@@ -17,7 +18,6 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import time
 
@@ -39,6 +39,7 @@ from limiter._http2 cimport (
 )
 from limiter._http2_bytes cimport bytes_append
 from limiter._http2_fields cimport PREFIX_BYTES, message_size, same
+from limiter._http2_turns cimport monotonic_s
 from limiter._spread cimport Spread
 
 cdef size_t MESSAGE_BYTES_MAX = bounds.MESSAGE_BYTES_MAX
@@ -51,6 +52,7 @@ cdef uint64_t STREAM_UNSENT_BYTES_MAX = bounds.STREAM_UNREAD_BYTES_MAX
 
 cdef enum:
     METHOD_COMMIT_STREAM = 100
+    STEP_MESSAGES = 8          # of a stream are decided between two looks at the time
 
 cdef bytes SERVICE_PATH = b"/limiter.v1.DecisionService/"
 
@@ -60,13 +62,6 @@ _METHODS = ("CommitStream", "Check", "Commit", "CheckBatch", "CommitBatch", "Get
 
 cdef inline int row_of(int method) noexcept nogil:
     return 0 if method == METHOD_COMMIT_STREAM else method
-
-
-cdef inline double monotonic_s() noexcept nogil:
-    # The clock of Python's time.monotonic.
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 def hot_methods():
@@ -120,7 +115,8 @@ cdef class Group:
         cdef size_t i
         cdef Connection connection
         cdef Stream* stream
-        cdef double now_s = 0 if self.calls.times is None else monotonic_s()
+        cdef double begun_s = self.calls.turns.begin()
+        cdef double now_s = 0 if self.calls.times is None else begun_s
         failure = future.exception()
         touched = []
         for i in range(self.size):
@@ -135,6 +131,7 @@ cdef class Group:
         for connection in touched:
             connection.dirty = False
             connection.flush()
+        self.calls.turns.end(begun_s)
 
     cdef int settle_one(self, const Waiter* waiter, object failure, double now_s) except -1:
         cdef Stream* stream = waiter.stream
@@ -517,12 +514,16 @@ cdef class HotCalls(HotHandler):
     cdef int answer_stream(self, Connection connection, Stream* stream) except -1:
         # Decides what has come, as far as the window and the journal have room.
         cdef size_t size
+        cdef size_t count = 0
         if self.draining:
             return connection.finish(stream, self.faults.trailers_of(draining()))
         if stream.is_parked:
             return 0
         try:
             while self.pending(stream):
+                count += 1
+                if count % STEP_MESSAGES == 0 and connection.turns.is_over():
+                    return connection.wait_for_turn(stream)
                 if stream.deadline_ns and time.monotonic_ns() >= stream.deadline_ns:
                     return connection.finish(stream, self.faults.deadline_exceeded())
                 if stream.unsettled >= WINDOW_MAX:
@@ -534,7 +535,10 @@ cdef class HotCalls(HotHandler):
                     return self.wait_for_group(stream, 0)
                 self.admit()
                 size = message_size(stream.received.data)
-                must_wait = self.decide(connection, stream, METHOD_COMMIT, size)
+                try:
+                    must_wait = self.decide(connection, stream, METHOD_COMMIT, size)
+                except errors.OverShare:
+                    return self.wait_for_group(stream, 0)
                 connection.add_reply(stream, self.decider.out.data, self.decider.out.size)
                 connection.drop_received(stream, PREFIX_BYTES + size)
                 stream.unfinished_s = connection.active_s if stream.received.size else 0
@@ -571,23 +575,28 @@ cdef class HotCalls(HotHandler):
     ) except -1:
         # Decides the first message; the reply is in the decider. Whether it has to wait.
         cdef Guard guard = self.guard_of(connection, stream)
+        cdef bint must_wait
         if stream.received.data[0] == 0:
-            return self.decider.answer(
+            must_wait = self.decider.answer(
                 method, stream.received.data + PREFIX_BYTES, size, self.instant(), guard
             )
+            connection.lane = self.decider.lane()
+            return must_wait
         plain = self.faults.inflated(
             stream.encoding == ENCODING_GZIP,
             PyBytes_FromStringAndSize(
                 <const char*>stream.received.data + PREFIX_BYTES, size
             ),
         )
-        return self.decider.answer(
+        must_wait = self.decider.answer(
             method,
             <const uint8_t*>PyBytes_AS_STRING(plain),
             PyBytes_GET_SIZE(plain),
             self.instant(),
             guard,
         )
+        connection.lane = self.decider.lane()
+        return must_wait
 
     # ------------------------------------------------------------ groups
 

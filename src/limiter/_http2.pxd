@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from limiter._http2_bytes cimport Bytes
 from limiter._http2_session cimport Session
+from limiter._http2_turns cimport Turns
 
 cdef enum Encoding:
     ENCODING_IDENTITY
@@ -28,6 +29,7 @@ cdef struct Stream:
     bint is_counted            # by the hot handler, among the streams that are open
     bint is_stalled            # the hot handler reads on once its replies have gone out
     bint is_parked             # ... or once an account is in memory
+    bint waits_turn            # the hot handler reads on when it is the connection's turn
     size_t header_bytes
     int64_t deadline_ns        # on the monotonic clock; 0 = none
     double unfinished_s        # since when the rest of a message is missing; 0 = none is
@@ -53,6 +55,7 @@ cdef void stream_release(Stream* stream) noexcept
 cdef class HotHandler:
     # Answers the calls that are no Python handler's.
     cdef bint is_traced        # keeps what a caller says of his trace
+    cdef readonly Turns turns  # of its connections
     cdef int method_of(self, const uint8_t* path, size_t size) noexcept
     cdef int begin(self) except -1
     cdef int opened(self, Connection connection, Stream* stream) except -1
@@ -73,6 +76,7 @@ cdef class Connection(Session):
     cdef readonly size_t unsent_bytes   # of replies
     cdef Bytes shown                # the last value of `authorization` of a hot call ...
     cdef object guard               # ... and the Guard for it, or None
+    cdef int32_t turn_id            # of the last stream that had its turn
 
     # --- what hot calls are answered by
     cdef int add_reply(self, Stream* stream, const uint8_t* data, size_t size) except -1
@@ -80,6 +84,7 @@ cdef class Connection(Session):
     cdef int finish(self, Stream* stream, object trailers) except -1
     cdef int consume(self, Stream* stream, size_t size) except -1
     cdef void drop_received(self, Stream* stream, size_t size) noexcept
+    cdef int wait_for_turn(self, Stream* stream) except -1
 
     cdef Stream* call_of(self, int32_t stream_id) noexcept
     cdef int deliver(self, Stream* stream) except -1

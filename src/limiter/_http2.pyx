@@ -30,6 +30,7 @@ from limiter._http2_fields cimport (
 )
 from limiter._http2_memory cimport KEPT_MAX
 from limiter._http2_session cimport END_OF_STREAM, END_WITH_TRAILERS, BodyEnd
+from limiter._http2_turns cimport Turns
 from limiter._nghttp2 cimport (
     NGHTTP2_NV_FLAG_NO_COPY_NAME,
     NGHTTP2_NV_FLAG_NO_COPY_VALUE,
@@ -124,6 +125,9 @@ cdef int fill_fields(nghttp2_nv* fields, object rows) except -1:
 cdef class HotHandler:
     """Answers the calls that have no Python handler; this one knows none."""
 
+    def __cinit__(self, *_arguments):
+        self.turns = Turns()
+
     def leave(self, Connection connection not None):
         """The server stops: ends the calls that would not end by themselves."""
 
@@ -175,6 +179,7 @@ cdef class Connection(Session):
     def __cinit__(self, server, HotHandler hot not None):
         self.server = server
         self.hot = hot
+        self.turns = hot.turns
         self.called_s = time.monotonic()
 
     def __dealloc__(self):
@@ -547,12 +552,42 @@ cdef class Connection(Session):
         self.is_thirsty = False
         self.hot.begin()
         while stream != NULL:
-            if stream.is_stalled and stream.sent == stream.sendable:
+            if stream.is_stalled and stream.sent == stream.sendable and not stream.answered:
                 stream.is_stalled = False
                 self.hot.receive(self, stream)
                 has_more = True
             stream = stream.next
         return has_more
+
+    cdef int wait_for_turn(self, Stream* stream) except -1:
+        # The hot handler has had enough of the stream for now.
+        stream.waits_turn = self.waits_turn = True
+        return self.turns.line_up(self)
+
+    cdef int read_on(self) except -1:
+        # The streams that wait go on from the one behind the last that has had its turn. They lie
+        # in the order of their ids, the largest first.
+        cdef Stream* stream
+        cdef int32_t last_id = self.turn_id
+        cdef bint has_begun = False
+        cdef int lap
+        if not self.waits_turn:
+            return 0
+        self.waits_turn = False
+        for lap in range(2):
+            stream = self.streams
+            while stream != NULL:
+                if stream.waits_turn and (stream.id < last_id) == (lap == 0):
+                    if has_begun and self.turns.is_over():
+                        self.waits_turn = True
+                        return self.turns.line_up(self)
+                    has_begun = True
+                    stream.waits_turn = False
+                    self.turn_id = stream.id
+                    if not stream.answered:
+                        self.hot.receive(self, stream)
+                stream = stream.next
+        return 0
 
     cdef int add_trailers(self, Stream* stream) except -1:
         cdef nghttp2_nv[TRAILERS_MAX] fields

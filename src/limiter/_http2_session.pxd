@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from limiter._http2_bytes cimport Bytes
 from limiter._http2_frames cimport Frames
+from limiter._http2_turns cimport Taker, Turns
 from limiter._nghttp2 cimport nghttp2_nv, nghttp2_session
 
 cdef enum BodyEnd:
@@ -11,7 +12,7 @@ cdef enum BodyEnd:
     END_WITH_TRAILERS          # which were given
     END_OF_STREAM
 
-cdef class Session:
+cdef class Session(Taker):
     cdef nghttp2_session* session   # owned
     cdef object transport
     cdef readonly object peer
@@ -31,6 +32,10 @@ cdef class Session:
     cdef bint lingers               # when the session ends the client may still be sending
     cdef bint is_thirsty            # `refill` wants to know when all is sent
     cdef bint has_said              # part of an answer has gone out since the last ping
+    cdef Turns turns                # of all sessions of a server
+    cdef Bytes kept                 # what has come and waits for its turn
+    cdef bint is_held_back          # nothing more is read until that is dealt with
+    cdef bint waits_turn            # so does a stream, whose bytes are dealt with
     cdef Frames frames
     cdef double calm                # control frames that it may still send
     cdef double calm_s
@@ -53,6 +58,7 @@ cdef class Session:
         self, void* stream, uint8_t* out, size_t room, BodyEnd* end
     ) except? 0
     cdef bint refill(self) except -1
+    cdef int read_on(self) except -1
 
     # --- what it asks of the session
     cdef void* stream_of(self, int32_t stream_id) noexcept
@@ -70,6 +76,10 @@ cdef class Session:
     cdef int close(self) except -1
 
     cdef int take_bytes(self, const uint8_t* data, size_t size) except -1
+    cdef int keep(self, const uint8_t* data, size_t size) except -1
+    cdef void drop_kept(self, size_t size) noexcept
+    cdef size_t deal_with(self, const uint8_t* data, size_t size) except? 0
+    cdef int read_again(self) except -1
     cdef int feed(self, const uint8_t* data, size_t size) except -1
     cdef int open_session(self) except -1
     cdef int check(self, Py_ssize_t code) except -1

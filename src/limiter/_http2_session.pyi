@@ -3,10 +3,12 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+from limiter._http2_turns import Taker
+
 def flood_count() -> int: ...
 
 @disjoint_base
-class Session:
+class Session(Taker):
     def __new__(cls, *_arguments: Any) -> Session: ...
     @property
     def peer(self) -> Any: ...

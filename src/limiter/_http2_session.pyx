@@ -3,7 +3,8 @@
 
 libnghttp2 keeps the protocol's state. Bytes of the socket go into its session, whose callbacks
 call what a server overrides here (`open_stream` to `close_stream`); what the session has to say is
-collected and written once when all bytes that came together are dealt with.
+collected and written once when all bytes that came together are dealt with. Where that would take
+too long, they are kept, and dealt with a part at a time when it is the session's turn.
 
 What always holds: a client that does not read stops being read from, so that what it costs is
 bounded; nobody may send more control frames than an honest client would; a fault inside a callback
@@ -14,14 +15,16 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free
 from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 import logging
 import time
 
 from limiter import bounds
-from limiter._http2_bytes cimport bytes_append
+from limiter._http2_bytes cimport bytes_append, bytes_drop
 from limiter._http2_frames cimport frames_begin, frames_take, is_between
 from limiter._http2_memory cimport session_memory
+from limiter._http2_turns cimport Taker, Turns, monotonic_s
 from limiter._nghttp2 cimport *
 
 _log = logging.getLogger(__name__)
@@ -33,9 +36,12 @@ cdef int32_t CONNECTION_WINDOW_BYTES = bounds.CONNECTION_WINDOW_BYTES
 cdef size_t CONTINUATIONS_MAX = bounds.HEADER_CONTINUATIONS_MAX
 cdef double CONTROL_FRAMES_MAX = bounds.CONTROL_FRAMES_MAX
 cdef double CONTROL_FRAMES_PER_S = bounds.CONTROL_FRAMES_PER_S
+cdef size_t KEPT_BYTES_MAX = bounds.KEPT_BYTES_MAX
+cdef size_t CONNECTION_KEPT_BYTES = bounds.CONNECTION_KEPT_BYTES
 
 cdef enum:
     WRITE_BYTES = 262144       # goes to the transport in one piece
+    STEP_BYTES = 8192          # are dealt with between two looks at the time
 
 # What the transports of all sessions read into: what it holds is dealt with at once.
 cdef bytearray _shared_buffer = bytearray(bounds.READ_BUFFER_BYTES)
@@ -207,16 +213,18 @@ cdef nghttp2_session_callbacks* _callbacks = make_callbacks()
 cdef nghttp2_option* _option = make_option()
 
 
-cdef class Session:
+cdef class Session(Taker):
     """One client of a server that overrides what is done with its requests."""
 
     def __cinit__(self, *_arguments):
+        self.turns = Turns()
         self.calm = CONTROL_FRAMES_MAX
         self.calm_s = self.opened_s = self.active_s = time.monotonic()
 
     def __dealloc__(self):
         nghttp2_session_del(self.session)
         free(self.out.data)
+        self.drop_kept(self.kept.size)
 
     # ------------------------------------------------------------ asyncio's side
 
@@ -247,20 +255,87 @@ cdef class Session:
         self.take_bytes(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef int take_bytes(self, const uint8_t* data, size_t size) except -1:
+        cdef double begun_s
+        cdef size_t taken
+        if self.kept.size or not self.turns.may_begin(self):
+            # Where very much waits already, nobody waits any more: memory comes first.
+            if self.kept.size or self.turns.kept_bytes <= KEPT_BYTES_MAX:
+                self.active_s = monotonic_s()
+                return self.keep(data, size)
+        begun_s = self.active_s = self.turns.begin()
+        taken = self.deal_with(data, size)
+        if taken < size:
+            self.keep(data + taken, size - taken)
+        self.flush()
+        return self.turns.end(begun_s)
+
+    cdef int keep(self, const uint8_t* data, size_t size) except -1:
+        # It is dealt with when it is the session's turn.
+        bytes_append(&self.kept, data, size)
+        self.turns.kept_bytes += size
+        if (
+            not self.is_held_back
+            and self.transport is not None
+            and (
+                self.kept.size > CONNECTION_KEPT_BYTES or self.turns.kept_bytes > KEPT_BYTES_MAX
+            )
+        ):
+            self.is_held_back = True
+            self.transport.pause_reading()
+        return self.turns.line_up(self)
+
+    cdef void drop_kept(self, size_t size) noexcept:
+        # Forgets the first bytes of what is kept.
+        bytes_drop(&self.kept, size)
+        self.turns.kept_bytes -= size
+        if self.kept.size == 0:
+            free(self.kept.data)
+            memset(&self.kept, 0, sizeof(self.kept))
+
+    cdef int go_on(self) except -1:
+        # It is the session's turn.
+        cdef size_t taken
+        if self.closing or self.transport is None:
+            self.drop_kept(self.kept.size)
+            return 0
+        if self.paused:
+            # Its turn comes once the client has read.
+            return 0
+        self.begin()
+        self.read_on()
+        if self.kept.size:
+            taken = self.deal_with(self.kept.data, self.kept.size)
+            self.drop_kept(taken)
+        if self.kept.size:
+            self.turns.line_up(self)
+        else:
+            self.read_again()
+        return self.flush()
+
+    cdef int read_again(self) except -1:
+        # All that came is dealt with.
+        if self.is_held_back and not self.paused and self.transport is not None:
+            self.is_held_back = False
+            self.transport.resume_reading()
+        return 0
+
+    cdef size_t deal_with(self, const uint8_t* data, size_t size) except? 0:
+        # Takes what has come, as far as there is time; returns how much that was.
         cdef size_t step
-        self.active_s = time.monotonic()
+        cdef size_t taken = 0
         frames_begin(&self.frames)
         self.begin()
-        while size and not self.closing:
-            step = frames_take(&self.frames, data, size)
-            self.feed(data, step)
-            data += step
-            size -= step
+        while taken < size and not self.closing:
+            if taken and self.turns.is_over():
+                break
+            step = frames_take(&self.frames, data + taken, min(size - taken, <size_t>STEP_BYTES))
+            self.feed(data + taken, step)
+            taken += step
         if is_between(&self.frames):
             self.unfinished_s = 0
         elif self.frames.has_begun or self.unfinished_s == 0:
             self.unfinished_s = self.active_s
-        return self.flush()
+        return size if self.closing else taken
 
     cdef int feed(self, const uint8_t* data, size_t size) except -1:
         # The bytes that `frames` has just looked at.
@@ -296,6 +371,7 @@ cdef class Session:
         """Nobody is there any more."""
         self.closing = True
         self.transport = None
+        self.drop_kept(self.kept.size)
 
     def pause_writing(self):
         """The client reads too slowly: neither write nor read until it has caught up."""
@@ -307,7 +383,12 @@ cdef class Session:
         """The client has caught up."""
         self.paused = False
         self.paused_s = 0
-        self.transport.resume_reading()
+        self.is_held_back = True
+        if self.kept.size or self.waits_turn:
+            # What has waited goes first.
+            self.turns.line_up(self)
+        if self.kept.size == 0:
+            self.read_again()
         self.flush()
 
     def ping(self):
@@ -414,6 +495,10 @@ cdef class Session:
     cdef bint refill(self) except -1:
         # All was sent, and `is_thirsty` was set: whether there is more to say now.
         return False
+
+    cdef int read_on(self) except -1:
+        # It is the session's turn: what else of it has waited for that.
+        return 0
 
     # ------------------------------------------------------------ what it asks of the session
 

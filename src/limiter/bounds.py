@@ -224,15 +224,20 @@ NAMES_MAX: Final = 16_000_000
 
 # --- Clock ----------------------------------------------------------------------------------------
 
-# How far the wall clock may be behind the last journalled instant at start, and how far ahead.
+# How far the wall clock may be behind the last journalled instant at start, and how far ahead: as
+# long as something that was counted still counts. Beyond that every limit would open at once.
 START_BEHIND_MS_MAX: Final = MINUTE_MS
-START_AHEAD_MS_MAX: Final = 400 * DAY_MS
+START_AHEAD_MS_MAX: Final = WINDOW_MS_MAX
 
 # --- Journal and request ids ----------------------------------------------------------------------
 
 # Events that wait for the group in front of them to reach the disk. What arrives beyond that is
 # refused before any work is done.
 PENDING_JOURNAL_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# Beyond this an account is refused that holds more than its share of them: of the average that an
+# account holds, or half where it is alone.
+SHARED_JOURNAL_BYTES: Final = PENDING_JOURNAL_BYTES_MAX // 2
 
 # The address space of a store, not its disk: the file is sparse and grows as it is written. Never
 # resized.
@@ -373,6 +378,16 @@ CONNECTION_UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 
 # What is read from a socket at once.
 READ_BUFFER_BYTES: Final = 256 * 1024
+
+# How long the event loop deals with what has come before it looks round, and how much of that one
+# account has while others wait.
+TURN_MS_MAX: Final = 1.0
+TURN_PART_MS_MAX: Final = 0.25
+
+# What has come and waits for its turn: of one connection, which is then read no further for the
+# moment, and of all.
+CONNECTION_KEPT_BYTES: Final = 64 * 1024
+KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
 
 # Pings, settings, resets and empty frames that a client may send at once, and then each second.
 CONTROL_FRAMES_MAX: Final = 1_000

@@ -111,6 +111,13 @@ class ResourceExhausted(LimiterError):
     code = "RESOURCE_EXHAUSTED"
 
 
+class OverShare(ResourceExhausted):
+    """The account has taken more than its share of a room that others need too; nothing was done.
+
+    Whoever can wait, as a stream can, waits instead.
+    """
+
+
 class Unavailable(LimiterError):
     """The service cannot answer now; a retry with the same request_id is safe."""
 

@@ -79,11 +79,11 @@ class Plan:
     """What is asked. Raises InvalidArgument for a value that cannot be.
 
     `accounts` accounts with `contacts` contacts each are addressed by `distribution` (zipf or
-    uniform). `check_share` of the calls are Checks, the rest Commits. `mode` is unary, stream
-    (CommitStream, `depth` of it under way at once) or batch (`batch_size` recipients a call).
-    `rate` is calls a second, 0 as fast as answers come. As many calls as `call_count` says, unless
-    it is 0, are measured without warming up, and end it before `duration_s`. The same `seed` asks
-    for the same accounts and contacts.
+    uniform); they are called `account_prefix` and a number. `check_share` of the calls are Checks,
+    the rest Commits. `mode` is unary, stream (CommitStream, `depth` of it under way at once) or
+    batch (`batch_size` recipients a call). `rate` is calls a second, 0 as fast as answers come. As
+    many calls as `call_count` says, unless it is 0, are measured without warming up, and end it
+    before `duration_s`. The same `seed` asks for the same accounts and contacts.
     """
 
     accounts: int = 100_000
@@ -101,11 +101,14 @@ class Plan:
     warmup_s: float = 2.0
     call_count: int = 0
     seed: int = 1
+    account_prefix: str = "bench"
 
     def __post_init__(self) -> None:
         for name, (value_min, value_max) in _RANGES.items():
             if not value_min <= getattr(self, name) <= value_max:
                 raise _wrong(name, f"must be from {value_min:,} to {value_max:,}")
+        if not bounds.ACCOUNT_PATTERN.fullmatch(self.account_prefix + "-" + "0" * _NUMBER_DIGITS):
+            raise _wrong("account_prefix", "must begin an account id and leave room for a number")
         if self.distribution not in _DISTRIBUTIONS:
             raise _wrong("distribution", f"must be one of {', '.join(_DISTRIBUTIONS)}")
         if self.mode not in _MODES:
@@ -417,7 +420,7 @@ def _message(plan: Plan, *, is_check: bool) -> tuple[bytes, dict[str, int]]:
     """A framed request with places for the numbers of its account and contacts and of its id."""
     zeros = "0" * _NUMBER_DIGITS
     contact = f"contact-{zeros}"
-    attempt = attempt_pb2.Attempt(account=f"bench-{zeros}", channel="sms")
+    attempt = attempt_pb2.Attempt(account=f"{plan.account_prefix}-{zeros}", channel="sms")
     request: (
         decision_service_pb2.CheckRequest
         | decision_service_pb2.CommitRequest
@@ -442,15 +445,15 @@ def _message(plan: Plan, *, is_check: bool) -> tuple[bytes, dict[str, int]]:
         request.request_id = "id-" + "0" * 16
     data = request.SerializeToString()
     message = b"\0" + len(data).to_bytes(4, "big") + data
-    return message, _places(message)
+    return message, _places(message, plan.account_prefix)
 
 
-def _places(message: bytes) -> dict[str, int]:
+def _places(message: bytes, account_prefix: str) -> dict[str, int]:
     """Where the digits stand that are written anew for each call."""
     contacts = _all_of(message, b"contact-")
     ids = _all_of(message, b"id-")
     return {
-        "account": _all_of(message, b"bench-")[0],
+        "account": _all_of(message, f"{account_prefix}-".encode())[0],
         "contact": contacts[0],
         "contact_stride": contacts[1] - contacts[0] if len(contacts) > 1 else 0,
         "contact_count": len(contacts),

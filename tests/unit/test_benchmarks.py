@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks import (
     core,
     end_to_end,
+    fairness,
     instructions,
     journal,
     loop_lag,
@@ -289,3 +290,13 @@ def test_the_loop_is_watched_under_every_kind_of_work() -> None:
         assert 0 < each.thread_ms_max
         assert 0 < each.wall_ms_max <= each.seconds * 1_000 + 1_000
         assert each.thread_held_count <= each.turn_count
+
+
+@pytest.mark.timeout(300)
+def test_fairness_at_smoke_size() -> None:
+    alone, flooded = fairness.measured(0.3, 1, "denials, 64 connections")
+    assert alone.flood == "nothing"
+    assert alone.flood_per_s == [0.0]
+    assert flooded.flood_per_s[0] > 0
+    for row in (alone, flooded):
+        assert 0 < row.p50_ms[0] <= row.p99_ms[0] <= row.max_ms[0]

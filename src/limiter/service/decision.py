@@ -22,6 +22,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -336,9 +337,7 @@ class _Stream:
                 if request is EOF:
                     break
                 begun_ns = 0 if self._message_answered is None else time.monotonic_ns()
-                engine = await self._service.admit_patiently()
-                self._guard = self._guard or engine.guard(self._context)
-                reply, must_wait = await self._decide(engine, request)
+                engine, (reply, must_wait) = await self._decide(request)
                 if must_wait:
                     self._answers.put_nowait((reply, engine.committer.wait(), begun_ns))
                 else:
@@ -352,11 +351,19 @@ class _Stream:
             end = error
         self._answers.put_nowait(end)
 
-    async def _decide(self, engine: Engine, request: bytes) -> tuple[bytes, bool]:
-        """Decides one request. Awaits nothing once it is decided."""
-        return await engine.patiently(
-            lambda: engine.decider.commit(request, engine.clock.now_ms(), self._guard)
-        )
+    async def _decide(self, request: bytes) -> tuple[Engine, tuple[bytes, bool]]:
+        """Decides one request as soon as there is room for it, and tells who did. Awaits nothing
+        once it is decided."""
+        while True:
+            engine = await self._service.admit_patiently()
+            self._guard = self._guard or engine.guard(self._context)
+            try:
+                return engine, await engine.patiently(partial(self._commit, engine, request))
+            except errors.OverShare:
+                await engine.committer.wait()
+
+    def _commit(self, engine: Engine, request: bytes) -> tuple[bytes, bool]:
+        return engine.decider.commit(request, engine.clock.now_ms(), self._guard)
 
     async def write(self) -> None:
         """Answers in order, each once it is durable; raises what ended the stream, if anything."""
