@@ -198,7 +198,7 @@ class RestrictionStore:
                 max_dbs=0,
                 max_spare_txns=4,
             )
-        except lmdb.Error as error:
+        except (OSError, lmdb.Error) as error:
             raise self._unopened(error) from error
 
     def _unopened(self, error: Exception) -> errors.FailedPrecondition:

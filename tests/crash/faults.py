@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -42,6 +42,13 @@ _LOOK_S: Final = 0.002
 
 # Operations on the disk after those that fail, until it is taken that nobody notices.
 _MORE_OPERATIONS: Final = 20
+
+# What servers are told besides, each of them one of these: with little memory they write images and
+# baselines all the time.
+_FLAGS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"memory_bytes_max": 1, "baseline_lag_events_max": 1},
+)
 
 # What a server says that does not start, and its exit code.
 _REFUSALS: Final = re.compile(r"^(FAILED_PRECONDITION|UNAVAILABLE) [A-Z_]+: .+$", re.MULTILINE)
@@ -130,13 +137,12 @@ class Faults:
     @asynccontextmanager
     async def _started(self, data_dir: Path) -> AsyncIterator[ServerProcess]:
         """A server that serves, or has ended; its log is shown if anything fails."""
-        server = await asyncio.to_thread(
-            ServerProcess, data_dir, self._nursery, clock="system", mend_delay_s=_MEND_DELAY_S
-        )
+        flags = {"clock": "system", "mend_delay_s": _MEND_DELAY_S, **self._rng.choice(_FLAGS)}
+        server = await asyncio.to_thread(ServerProcess, data_dir, self._nursery, **flags)
         try:
             yield server
         except BaseException:
-            print(f"the server's log:\n{server.log}")
+            print(f"{flags}, the server's log:\n{server.log}")
             raise
         finally:
             server.close()

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -139,7 +140,11 @@ def _keep(settings: dict[str, Any], output: int, log: int, news: int) -> None:
         os.dup2(log, 2)
         for descriptor in (output, log, news):
             os.close(descriptor)
-        exit_code = run(settings)
+        exit_code = 1
+        try:
+            exit_code = run(settings)
+        except BaseException:  # noqa: BLE001 - told as the interpreter would
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)

@@ -60,12 +60,17 @@ class Flat:
     slack: float = 0
 
 
-# Everything that must be flat, and from when on: request ids are kept for a day, what was undone
-# for as long as it can be asked about.
+# Everything that must be flat, and from when on: request ids are kept for a day, the journal for its
+# horizon, what was undone for as long as it can be asked about. Names are not among it: those of
+# accounts and campaigns that come no more are kept.
 FLAT: Final = (
     Flat("request_ids", 1, 1.2, slack=1_000),
     Flat("held", 1, 1.5, slack=10),
+    Flat("accounts", 62, 1.2, slack=20),
     Flat("undone", 62, 1.1),
+    Flat("private_bytes", 62, 1.05, slack=_MIB),
+    Flat("journal_bytes", 62, 1.1),
+    Flat("disk_bytes", 62, 1.1),
 )
 
 

@@ -27,8 +27,13 @@ from tests.soak.traffic import DAY_MS, QUARTERS, Traffic
 
 __all__ = ["SETTINGS", "Plan", "soak"]
 
-# How the server is started: what it keeps leaves early enough to be seen leaving.
-SETTINGS: Final[dict[str, Any]] = {"restrictions_retention_ms": 7 * DAY_MS}
+# How the server is started: little enough memory, and what is kept leaves early enough, that all of
+# it is seen leaving. The journal goes back for its usual 32 days.
+SETTINGS: Final[dict[str, Any]] = {
+    "restrictions_retention_ms": 7 * DAY_MS,
+    "memory_bytes_max": 1 << 20,
+    "baseline_lag_events_max": 20_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
