@@ -60,9 +60,9 @@ class Flat:
     slack: float = 0
 
 
-# Everything that must be flat, and from when on: request ids are kept for a day, the journal for its
-# horizon, what was undone for as long as it can be asked about. Names are not among it: those of
-# accounts and campaigns that come no more are kept.
+# Everything that must be flat, and from when on: request ids are kept for a day, the journal for
+# its horizon, what was undone for as long as it can be asked about. Names are not among it: those
+# of accounts and campaigns that come no more are kept.
 FLAT: Final = (
     Flat("request_ids", 1, 1.2, slack=1_000),
     Flat("held", 1, 1.5, slack=10),
