@@ -98,4 +98,5 @@ def may_start(wall_ms: int, last_event_ms: int) -> bool:
     """Whether a server may start at all, by the word of the design."""
     if last_event_ms == 0:
         return True
-    return -bounds.MINUTE_MS <= wall_ms - last_event_ms <= 400 * bounds.DAY_MS
+    # Further ahead than any window reaches nothing would count any more.
+    return -bounds.MINUTE_MS <= wall_ms - last_event_ms <= bounds.WINDOW_MS_MAX

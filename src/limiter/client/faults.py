@@ -20,7 +20,9 @@ __all__ = ["fault_of", "with_request_id"]
 _CLASSES: Final[dict[str, type[errors.LimiterError]]] = {
     each.code: each
     for each in vars(errors).values()
-    if isinstance(each, type) and issubclass(each, errors.LimiterError)
+    if isinstance(each, type)
+    and issubclass(each, errors.LimiterError)
+    and each.__base__ is not errors.ResourceExhausted
 }
 
 # What grpc.aio says of a stream that breaks while it is written to.
