@@ -3,7 +3,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from limiter._counters cimport KindState, Undo
+from limiter._counters cimport CounterKey, KindState, Undo
 from limiter._index cimport DenseIndex
 from limiter._kinds cimport Binding, BoundPlan, InlineRules, Kind, KindRules
 from limiter._names cimport NameTable
@@ -125,6 +125,9 @@ cdef class Accounts:
     cdef int count_for_good(
         self, Account* account, Subject* subject, int64_t at_ms, int64_t now_ms
     ) except -1
+    cdef bint has_tentatively_counted(
+        self, int slot, const CounterKey* key, uint32_t index
+    ) noexcept nogil
     cdef void take_back_all(self, Account* account) except *
     cdef void mark_inline_used(
         self, Account* account, uint32_t places, int64_t now_ms

@@ -28,10 +28,12 @@ from limiter import bounds
 from limiter.errors import Away, ResourceExhausted
 from limiter._calendar cimport window_first_ms
 from limiter._counters cimport (
+    CounterKey,
     KindState,
     Undo,
     count,
     counter_prefetch,
+    same_key,
     state_free,
     take_back,
 )
@@ -668,6 +670,18 @@ cdef class Accounts:
         self.count_tentatively(account, subject, at_ms, now_ms)
         self.undo_size = 0
         return 0
+
+    cdef bint has_tentatively_counted(
+        self, int slot, const CounterKey* key, uint32_t index
+    ) noexcept nogil:
+        # Whether what is counted tentatively has that member in a distinct counter.
+        cdef const Undo* undo
+        cdef uint32_t i
+        for i in range(self.undo_size):
+            undo = &self.undo[i]
+            if undo.slot == slot and undo.index == index and same_key(&undo.key, key):
+                return True
+        return False
 
     cdef void take_back_all(self, Account* account) except *:
         # Takes all attempts that were counted tentatively back, the last one first.

@@ -45,6 +45,9 @@ cdef struct Undo:
     uint32_t index             # of a distinct counter ...
     int64_t before_ms          # ... and that member's instant before, NEVER_MS = none
 
+cdef inline bint same_key(const CounterKey* first, const CounterKey* second) noexcept nogil:
+    return first.low == second.low and first.high == second.high
+
 cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil
 cdef int counter_copy(
     const KindRules* kind, Counter* counter, const Counter* original

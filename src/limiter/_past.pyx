@@ -35,6 +35,7 @@ from limiter._counters cimport (
     find_by_key,
     key_of,
     make_counter,
+    same_key,
 )
 from limiter._distinct cimport distinct_latest_ms, distinct_restore
 from limiter._event cimport (
@@ -89,10 +90,6 @@ cdef bint key_in(const KindRules* kind, const Subject* subject, CounterKey* key)
     # The key that the message is counted under; False when nothing was ever counted there.
     memset(key, 0, sizeof(CounterKey))
     return kind.per_count == 0 or key_of(kind, subject, key)
-
-
-cdef inline bint same_key(const CounterKey* first, const CounterKey* second) noexcept:
-    return first.low == second.low and first.high == second.high
 
 
 cdef inline bint kept_whole(const KindRules* kind) noexcept:
@@ -405,6 +402,9 @@ cdef class Past:
             index = subject.address_index
         latest_ms = distinct_latest_ms(&counter.distinct, index)
         if latest_ms != event.counts_ms:
+            return 0
+        if self.ahead != NULL and self.accounts.has_tentatively_counted(slot, key, index):
+            # At the same instant, and that is in no journal.
             return 0
         other_ms = self.latest_other_ms(
             account, state, key, event, subject, position, now_ms

@@ -477,3 +477,19 @@ def test_a_new_kind_leaves_out_what_was_undone_and_takes_in_what_was_recorded(pa
     pair.advance(MINUTE_MS)
     pair.restart()
     pair.all_usage()
+
+
+def test_a_hold_that_lapses_takes_nobody_whom_the_batch_has_just_counted(pair: Pair) -> None:
+    inline = cap("inline", 2, 14 * DAY_MS, CONTACTS)
+    held = commit("ben")
+    held.hold_duration.FromMilliseconds(1)
+    pair.commit(held)
+    pair.commit(commit("cleo"))
+    batch = service_pb2.CommitBatchRequest(
+        attempt=attempt_pb2.Attempt(account="acme"), inline_limits=[inline]
+    )
+    for contact in ("ben", "ana"):
+        batch.recipients.add(contact=contact)
+    # Without the batch ben would leave with his hold; with it he stays for two weeks.
+    pair.check_batch(check_batch_of(batch))
+    pair.commit_batch(batch)
