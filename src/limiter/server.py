@@ -30,7 +30,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -516,7 +516,7 @@ class Server:
         """Tries to open the journal again until it can be read and written."""
         await self._health.set_serving(False)
         with contextlib.suppress(errors.Unavailable):
-            await broken.close()
+            await _to_its_end(broken.close())
         if isinstance(failure.__cause__, SequenceConflict):
             _log.critical("another process writes to the journal: this one stays out of service")
             return
@@ -562,6 +562,16 @@ class Server:
             if self._folder is not None:
                 self._folder.close()
                 self._folder = None
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work whole, even if whoever waits for it is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
 
 
 def _usage(decider: Decider, residence: Residence, request: bytes, now_ms: int) -> bytes:
