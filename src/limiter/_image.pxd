@@ -17,6 +17,7 @@ cdef struct ImageHead:
     uint32_t state_count
     uint32_t is_bare           # it says where the account stands, and nothing else
     uint32_t reserved
+    int64_t as_of_ms           # what had left its window by then is not in it
     int64_t sequence
     uint64_t last_position
     uint64_t last_denial

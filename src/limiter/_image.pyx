@@ -433,6 +433,7 @@ cdef int write_all(
     head.magic = MAGIC
     head.version = VERSION
     head.name_id = account.name_id
+    head.as_of_ms = now_ms
     head.sequence = account.sequence
     head.last_position = account.last_position
     head.last_denial = account.last_denial

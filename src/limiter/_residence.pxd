@@ -25,6 +25,7 @@ cdef class Parcel:
     cdef uint64_t last_denial
     cdef uint32_t unimaged_count
     cdef bytes image
+    cdef int64_t as_of_ms              # what had left its window by then is not in the image
     cdef Chain chain
     cdef Account* opened               # owned; what it becomes, while that is under way
     cdef list kinds                    # of what it becomes, until those keep themselves

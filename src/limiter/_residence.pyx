@@ -160,6 +160,7 @@ cdef class Parcel:
                 self.account,
                 &head,
             )
+            self.as_of_ms = head.as_of_ms
         self.chain = Chain()
         self.chain.read(events_of, self.last_position, head.last_position)
 
@@ -281,6 +282,10 @@ cdef class Residence(Carrier):
             parcel.kinds,
         )
         parcel.image = None
+        # A clock that was set back while the server was down does not bring back what has left.
+        self.core.recorder.last_event_ms = max(
+            self.core.recorder.last_event_ms, parcel.as_of_ms
+        )
         if max(account.last_position, account.last_denial) >> OFFSET_BITS > (
             self.core.recorder.buffer.group
         ):
@@ -414,6 +419,8 @@ cdef class Residence(Carrier):
         if account == NULL or account.is_being_imaged or account.building_count:
             return None
         now_ms = max(now_ms, self.core.recorder.last_event_ms)
+        # What has left its window by now is not in the image, so no instant may lie before it.
+        self.core.recorder.last_event_ms = now_ms
         if account_bytes(account) <= AT_ONCE_BYTES_MAX:
             return self.image_of(account, now_ms)
         if account.pin_count:

@@ -73,9 +73,11 @@ def compare(lived: Revived, imaged: Revived, images: ImageStore, on_progress: _O
     """Brings every account that has an image back from it, and compares it with the one that lived
     through everything; returns how many there are. Raises DataLoss at the first that differs."""
     accounts = list(images.accounts())
-    now_ms = lived.core.last_event_ms
     for place, account in enumerate(accounts):
         on_progress("comparing the images", place + 1, len(accounts))
+        # Brings it back, and with it the instant by which its image was written.
+        fingerprint(imaged.core, account, 0)
+        now_ms = max(lived.core.last_event_ms, imaged.core.last_event_ms)
         if fingerprint(imaged.core, account, now_ms) != fingerprint(lived.core, account, now_ms):
             raise errors.DataLoss(
                 "IMAGE_DIFFERS",

@@ -144,3 +144,28 @@ def test_whoever_is_counted_nowhere_loses_his_number_and_nothing_else() -> None:
     assert imaged.core.account_count == 0
     # A thousand people and more have been written to, a few dozen of them within the windows.
     assert max(imaged.image_sizes()) < 10_000
+
+
+def test_a_clock_that_is_set_back_brings_nobody_back_who_has_left() -> None:
+    start_ms = 1_700_000_000_000
+    driver = ImageDriver(start_ms)
+    policy = policy_pb2.Policy(name="policies/one")
+    limit = policy.limits.add(limit_id="one", enforcement=policy_pb2.ENFORCEMENT_ENFORCED)
+    limit.cap.measure = policy_pb2.MEASURE_CONTACTS
+    limit.cap.max_count = 1
+    limit.cap.window.rolling.FromSeconds(86_400)
+    driver.apply([policy], [policy_pb2.Assignment(name="assignments/one", policy=policy.name)])
+    request = decision_service_pb2.CommitRequest(
+        attempt=attempt_pb2.Attempt(account="acme", contact="first")
+    )
+    driver.commit(request)
+    # Two days later he has left, which no event says, but an image.
+    later_ms = start_ms + 2 * 86_400_000
+    driver.set_clock(later_ms)
+    driver.get_usage(decision_service_pb2.GetUsageRequest(attempt=request.attempt))
+    driver.write_all()
+    driver.restart()
+    driver.now_ms = start_ms + 1
+    request.attempt.contact = "second"
+    reply = driver.commit(request)
+    assert reply.decision.decide_time.ToMilliseconds() >= later_ms
