@@ -674,13 +674,15 @@ cdef class Accounts:
     cdef bint has_tentatively_counted(
         self, int slot, const CounterKey* key, uint32_t index
     ) noexcept nogil:
-        # Whether what is counted tentatively has that member in a distinct counter.
+        # Whether what is counted tentatively has that member in a distinct counter; its key is NULL
+        # where the kind has none.
         cdef const Undo* undo
         cdef uint32_t i
         for i in range(self.undo_size):
             undo = &self.undo[i]
-            if undo.slot == slot and undo.index == index and same_key(&undo.key, key):
-                return True
+            if undo.slot == slot and undo.index == index:
+                if key == NULL or same_key(&undo.key, key):
+                    return True
         return False
 
     cdef void take_back_all(self, Account* account) except *:

@@ -403,7 +403,9 @@ cdef class Past:
         latest_ms = distinct_latest_ms(&counter.distinct, index)
         if latest_ms != event.counts_ms:
             return 0
-        if self.ahead != NULL and self.accounts.has_tentatively_counted(slot, key, index):
+        if self.ahead != NULL and self.accounts.has_tentatively_counted(
+            slot, key if state.kind.per_count else NULL, index
+        ):
             # At the same instant, and that is in no journal.
             return 0
         other_ms = self.latest_other_ms(
