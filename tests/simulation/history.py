@@ -101,10 +101,7 @@ class History:
         # All there were: what was under way in those that are gone is taken apart at the end.
         self._processes: list[Process] = []
         self._pool = strategies.make_pool(self._choose)
-        # Where the journal is trimmed, what a new kind has counted may not be known.
-        self._inline = (
-            strategies.make_inline_choices(self._choose, self._pool) if self.keeping is None else []
-        )
+        self._inline = strategies.make_inline_choices(self._choose, self._pool)
         self._floor = self._make_floor()
         self._generosity = self._choose.pick((1, 2, 4, 10))
 
@@ -156,10 +153,10 @@ class History:
 
     def _finish(self) -> None:
         """Everything is mended; what was acknowledged is there, and the server answers."""
+        # What was to happen soon happens first.
+        self._run_until(self.schedule.now_us + 10 * SECOND_US, lambda: False)
         self.disk.mend()
         self.images.failing_percent = 0
-        # What was to happen soon happens, and the journal is opened again.
-        self._run_until(self.schedule.now_us + 10 * SECOND_US, lambda: False)
         self._run_until(self.schedule.now_us + 60 * SECOND_US, self._serves)
         self._crash("killed")
         self._come_back()
