@@ -185,7 +185,7 @@ class WatchedDecider:
 
     def _compare(self, now_ms: int, outcome: object, compare: Callable[[], object]) -> None:
         witness = self._place.witness
-        if witness.is_blind:
+        if witness.looks_away(self._place.disk):
             return
         try:
             witness.at(max(now_ms, witness.now_ms), outcome)
@@ -586,6 +586,7 @@ class Process:
         self, request: commitment_pb2.CancelRequest | commitment_pb2.ConfirmRequest
     ) -> Outcome:
         state = self._current()
+        self._place.witness.looks_away(self._place.disk)
         now_ms = self.now_ms
         outcome: Message
         try:
@@ -606,6 +607,7 @@ class Process:
     async def _edit(self, request: Apply | Account | Opt) -> Outcome:
         state = self._current()
         witness, now_ms = self._place.witness, self.now_ms
+        witness.looks_away(self._place.disk)
         appended = state.core.appended
         if isinstance(request, Apply):
             differs = apply_to(state.policies, request.policies, request.assignments, now_ms)

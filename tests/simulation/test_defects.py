@@ -199,7 +199,7 @@ class Retries(Process):
 
 
 def test_a_server_that_retries_an_append() -> None:
-    assert_found(Retries, "another process writes to it")
+    assert_found(Retries, "another process writes to it", "lost")
 
 
 class UndoesInMemory(Process):

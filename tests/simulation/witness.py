@@ -150,10 +150,14 @@ class Witness(Pair):
         """Whether something has failed only because the disk cannot be read."""
         if not isinstance(error, errors.Unavailable) or not disk.is_unreadable:
             return False
-        if disk.has_panicked:
-            # The process is about to learn that its state is lost; this may be half done.
-            self.is_blind = True
+        self.looks_away(disk)
         return True
+
+    def looks_away(self, disk: Disk) -> bool:
+        """Whether nothing is compared now. Once a write has failed the process is about to learn
+        that its state is lost; until then it may leave things half done."""
+        self.is_blind |= disk.has_panicked
+        return self.is_blind
 
     def settle(
         self,
