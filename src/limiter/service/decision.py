@@ -250,6 +250,7 @@ class DecisionService:
                 raise _overloaded("too many streams are open")
             stream = _Stream(self, context, self._message_answered)
             reader = asyncio.create_task(stream.read())
+            reader.add_done_callback(stream.read_to_end)
             self._readers[reader] = stream
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look())
@@ -322,6 +323,11 @@ class _Stream:
         except errors.LimiterError as error:
             self.ending = error
         return self.ending is None
+
+    def read_to_end(self, reader: asyncio.Task[None]) -> None:
+        """The reader is done. One that was cancelled before its first step has told nobody."""
+        if reader.cancelled():
+            self._answers.put_nowait(self.ending)
 
     async def read(self) -> None:
         """Decides requests until the client is done, one is refused, or the server drains.
