@@ -148,7 +148,7 @@ class Baselines:
                 yield [(piece_key(_UNDONE, first), rows)]
         number = generation << _GENERATION_SHIFT
         # One of this generation that was never whole may have had more of these.
-        for left, _ in self._store.pieces(_ABSENCES, number):
+        for left in self._store.piece_numbers(_ABSENCES, number):
             yield [(piece_key(_ABSENCES, left), None)]
         start = 0
         while True:
@@ -195,7 +195,7 @@ class Baselines:
 
     def _others(self, kind: bytes) -> Iterator[list[Record]]:
         """What deletes pieces of other generations."""
-        for number, _ in self._store.pieces(kind):
+        for number in self._store.piece_numbers(kind):
             if number >> _GENERATION_SHIFT == self._generation:
                 break
             yield [(piece_key(kind, number), None)]

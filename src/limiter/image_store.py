@@ -20,10 +20,10 @@ What always holds:
 from __future__ import annotations
 
 import contextlib
-import logging
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +34,6 @@ from limiter._residence import is_quiet
 from limiter.store import create_environment, environment_fault, fill_file, open_environment
 
 __all__ = ["ImageStore", "Record", "piece_key"]
-
-_log: Final = logging.getLogger(__name__)
 
 # A key and what it holds from now on; None deletes it.
 Record = tuple[bytes, bytes | None]
@@ -58,8 +56,9 @@ _WHOLE: Final = b"\x00"
 _PARTED: Final = b"\x01"
 _PARTS: Final = struct.Struct("<IIQ")
 
-# Records that are looked at in one go.
+# Records, and keys, that are looked at in one go.
 _SOME_BYTES: Final = 256 * 1024
+_SOME_KEYS: Final = 1_000
 
 # Room that a quota keeps for LMDB's own pages.
 _QUOTA_MARGIN_BYTES: Final = 1024 * 1024
@@ -166,6 +165,11 @@ class ImageStore:
                 yield int.from_bytes(key[2:], "big"), content
             key += b"\x00"
 
+    def piece_numbers(self, kind: bytes, first: int = 0) -> Iterator[int]:
+        """Yields the numbers of a kind's pieces, from one on."""
+        for key in self._all_keys(piece_key(kind, first), _PIECE + kind):
+            yield int.from_bytes(key[2:], "big")
+
     # --- images -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -203,11 +207,6 @@ class ImageStore:
         """What makes an image the newest one of its account."""
         return _account_key(account), _WHOLE + image
 
-    @staticmethod
-    def gone_record(account: int) -> Record:
-        """What makes an account have no image."""
-        return _account_key(account), None
-
     def next_generation(self, account: int) -> int:
         """The number of an account's next image in parts."""
         record = self._read(_account_key(account))
@@ -227,24 +226,13 @@ class ImageStore:
         """What deletes up to so many parts of other images of an account."""
         prefix = _PART + account.to_bytes(4, "big")
         own = prefix + generation.to_bytes(4, "big")
-        found: list[Record] = []
-        with self._env.begin() as transaction:
-            cursor = transaction.cursor()
-            if cursor.set_range(prefix):
-                for key in cursor.iternext(keys=True, values=False):
-                    if not key.startswith(prefix) or len(found) == most:
-                        break
-                    if not key.startswith(own):
-                        found.append((key, None))
-        return found
+        others = (key for key in self._all_keys(prefix, prefix) if not key.startswith(own))
+        return [(key, None) for key in islice(others, most)]
 
     def accounts(self, start: int = 0) -> Iterator[int]:
         """Yields the accounts that have images, in the order of their numbers."""
-        key = _account_key(start)
-        while found := self._next(key, _ACCOUNT, byte_limit=_SOME_BYTES):
-            for key, _ in found:
-                yield int.from_bytes(key[1:], "big")
-            key += b"\x00"
+        for key in self._all_keys(_account_key(start), _ACCOUNT):
+            yield int.from_bytes(key[1:], "big")
 
     def quiet(self, before: int, start: int) -> tuple[list[int], int]:
         """Of some accounts with images, from a number on, those whose images may say less by now,
@@ -287,6 +275,27 @@ class ImageStore:
         except lmdb.Error as error:
             raise self._fault(error, "cannot be read") from error
         return None if content is None else _checked(key, content)
+
+    def _all_keys(self, key: bytes, prefix: bytes) -> Iterator[bytes]:
+        """Keys from one on, as far as they share a prefix, without what they hold."""
+        while found := self._keys(key, prefix):
+            yield from found
+            key = found[-1] + b"\x00"
+
+    def _keys(self, key: bytes, prefix: bytes) -> list[bytes]:
+        """Some of them, at least one if there are any."""
+        found: list[bytes] = []
+        try:
+            with self._transaction() as transaction:
+                cursor = transaction.cursor()
+                if cursor.set_range(key):
+                    for at in islice(cursor.iternext(keys=True, values=False), _SOME_KEYS):
+                        if not at.startswith(prefix):
+                            break
+                        found.append(at)
+        except lmdb.Error as error:
+            raise self._fault(error, "cannot be read") from error
+        return found
 
     def _next(
         self, key: bytes, prefix: bytes, byte_limit: int = bounds.STORE_READ_BYTES_MAX

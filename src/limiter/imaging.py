@@ -138,10 +138,6 @@ class Imaging:
                 await task
         await asyncio.to_thread(self._writer.shutdown)
 
-    async def checkpoint(self) -> None:
-        """Takes a baseline now, so that the next start has nothing to scan."""
-        await self._take_baseline()
-
     # --- sweeps -----------------------------------------------------------------------------------
 
     async def _run_sweeps(self) -> None:

@@ -29,6 +29,9 @@ class MemoryImages(ImageStore):
     def _read(self, key: bytes) -> bytes | None:
         return self.records.get(key)
 
+    def _keys(self, key: bytes, prefix: bytes) -> list[bytes]:
+        return [at for at, _ in self._next(key, prefix)]
+
     def _next(
         self, key: bytes, prefix: bytes, byte_limit: int = bounds.STORE_READ_BYTES_MAX
     ) -> list[tuple[bytes, bytes]]:
