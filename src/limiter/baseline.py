@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,14 +46,58 @@ _GENERATION_SHIFT: Final = 32
 
 @dataclass(slots=True)
 class _Taken:
-    """A baseline that is on its way to the disk: its generation, how many revisions it has, how
-    many of them are new, and by which numbers its new pieces begin."""
+    """A baseline that is on its way to the disk: its generation, how many revisions it has, and how
+    many of them are new."""
 
     generation: int
     revision_count: int
     pending_count: int
-    request_pieces: list[int] = field(default_factory=list)
-    undone_pieces: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Numbered rows of one kind, which are only added to and leave from the front. `span()` gives
+    the numbers of those that the head has: the first, and the one behind the last; `take(first,
+    most)` some of them as (the first one's number, rows), `put_back(first, rows)` takes them."""
+
+    kind: bytes
+    span: Callable[[], tuple[int, int]]
+    take: Callable[[int, int], tuple[int, bytes]]
+    put_back: Callable[[int, bytes], None]
+    # What is on the disk: rows before this number, in pieces by the numbers of their first rows.
+    end: int = 0
+    pieces: deque[int] = field(default_factory=deque)
+    # Pieces that are on their way there.
+    taken: list[int] = field(default_factory=list)
+
+    def restore(self, store: ImageStore) -> None:
+        """Puts back what is on the disk. Pieces beyond the head are of a baseline that was never
+        whole, and will be written over."""
+        self.end = self.span()[1]
+        for first, piece in store.pieces(self.kind):
+            self.put_back(first, piece)
+            if first < self.end:
+                self.pieces.append(first)
+
+    def records(self) -> Iterator[list[Record]]:
+        """Yields the rows that are not on the disk yet."""
+        self.taken = []
+        kept, end = self.span()
+        for at in range(max(self.end, kept), end, _PIECE_ROWS):
+            first, rows = self.take(at, _PIECE_ROWS)
+            if rows:
+                self.taken.append(first)
+                yield [(piece_key(self.kind, first), rows)]
+
+    def is_written(self) -> None:
+        """What `records` has yielded is on the disk."""
+        self.pieces.extend(self.taken)
+        self.end = self.span()[1]
+
+    def obsolete(self) -> Iterator[list[Record]]:
+        """Yields what deletes pieces all of whose rows have left."""
+        while len(self.pieces) > 1 and self.pieces[1] <= self.span()[0]:
+            yield [(piece_key(self.kind, self.pieces.popleft()), None)]
 
 
 class Baselines:
@@ -65,13 +109,22 @@ class Baselines:
         self._store = store
         # How far what is only added to is written.
         self._name_count = 0
-        self._request_end = 0
-        self._undone_end = 0
         self._revision_count = 0
         self._generation = 0
-        # The pieces of rows that are on the disk, by the number of their first row.
-        self._request_pieces: deque[int] = deque()
-        self._undone_pieces: deque[int] = deque()
+        self._rows = (
+            _Rows(
+                _REQUESTS,
+                lambda: self.core.requests,
+                self.core.request_rows,
+                self.core.restore_requests,
+            ),
+            _Rows(
+                _UNDONE,
+                lambda: self.core.undone,
+                self.core.undone_rows,
+                self.core.restore_undone,
+            ),
+        )
         self._taken: _Taken | None = None
 
     def restore(self) -> bool:
@@ -86,7 +139,8 @@ class Baselines:
         self.core.restore(record[_HEAD.size :])
         for first, piece in self._store.pieces(_NAMES):
             self.core.restore_names(first, piece)
-        self._restore_rows()
+        for rows in self._rows:
+            rows.restore(self._store)
         for kind, put_back in (
             (_HELD, self.core.restore_held),
             (_ABSENCES, self.core.restore_absences),
@@ -103,21 +157,7 @@ class Baselines:
         self._revisions.forget_pending()
         self.core.settle()
         self._name_count = self.core.name_count
-        self._request_end = self.core.requests[1]
-        self._undone_end = self.core.undone[1]
         return True
-
-    def _restore_rows(self) -> None:
-        """Puts back what is only added to. Pieces beyond the head are of a baseline that was never
-        whole, and will be written over."""
-        for first, piece in self._store.pieces(_REQUESTS):
-            self.core.restore_requests(first, piece)
-            if first < self.core.requests[1]:
-                self._request_pieces.append(first)
-        for first, piece in self._store.pieces(_UNDONE):
-            self.core.restore_undone(first, piece)
-            if first < self.core.undone[1]:
-                self._undone_pieces.append(first)
 
     def take(self) -> Iterator[list[Record]]:
         """Yields what a baseline of now consists of, in pieces. They may be written once everything
@@ -132,29 +172,17 @@ class Baselines:
         yield []
         for first in range(self._name_count + 1, self.core.name_count + 1, _PIECE_ROWS):
             yield [(piece_key(_NAMES, first), self.core.names(first, _PIECE_ROWS))]
-        for at in range(
-            max(self._request_end, self.core.requests[0]), self.core.requests[1], _PIECE_ROWS
-        ):
-            first, rows = self.core.request_rows(at, _PIECE_ROWS)
-            if rows:
-                taken.request_pieces.append(first)
-                yield [(piece_key(_REQUESTS, first), rows)]
-        for at in range(
-            max(self._undone_end, self.core.undone[0]), self.core.undone[1], _PIECE_ROWS
-        ):
-            first, rows = self.core.undone_rows(at, _PIECE_ROWS)
-            if rows:
-                taken.undone_pieces.append(first)
-                yield [(piece_key(_UNDONE, first), rows)]
+        for rows in self._rows:
+            yield from rows.records()
         number = generation << _GENERATION_SHIFT
         # One of this generation that was never whole may have had more of these.
         for left in self._store.piece_numbers(_ABSENCES, number):
             yield [(piece_key(_ABSENCES, left), None)]
         start = 0
         while True:
-            rows, start = self.core.absences(start, _PIECE_ROWS)
-            if rows:
-                yield [(piece_key(_ABSENCES, number), rows)]
+            absences, start = self.core.absences(start, _PIECE_ROWS)
+            if absences:
+                yield [(piece_key(_ABSENCES, number), absences)]
                 number += 1
             if not start:
                 break
@@ -179,19 +207,17 @@ class Baselines:
         self._generation = taken.generation
         self._revision_count = taken.revision_count
         self._revisions.forget_pending(taken.pending_count)
-        self._request_pieces.extend(taken.request_pieces)
-        self._undone_pieces.extend(taken.undone_pieces)
+        for rows in self._rows:
+            rows.is_written()
         self._name_count = self.core.name_count
-        self._request_end = self.core.requests[1]
-        self._undone_end = self.core.undone[1]
         self.core.is_written()
 
     def obsolete(self) -> Iterator[list[Record]]:
         """Yields what deletes what no baseline needs any more, after one was written."""
         for kind in (_HELD, _ABSENCES):
             yield from self._others(kind)
-        yield from _left(self._request_pieces, _REQUESTS, self.core.requests[0])
-        yield from _left(self._undone_pieces, _UNDONE, self.core.undone[0])
+        for rows in self._rows:
+            yield from rows.obsolete()
 
     def _others(self, kind: bytes) -> Iterator[list[Record]]:
         """What deletes pieces of other generations."""
@@ -199,9 +225,3 @@ class Baselines:
             if number >> _GENERATION_SHIFT == self._generation:
                 break
             yield [(piece_key(kind, number), None)]
-
-
-def _left(pieces: deque[int], kind: bytes, first: int) -> Iterator[list[Record]]:
-    """What deletes pieces all of whose rows lie before a number."""
-    while len(pieces) > 1 and pieces[1] <= first:
-        yield [(piece_key(kind, pieces.popleft()), None)]

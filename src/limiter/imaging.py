@@ -300,10 +300,7 @@ class Imaging:
         while True:
             here, away, start = self._residence.unwritten(start, _SWEEP_STEPS)
             await self._write_all(deque(here))
-            for first in range(0, len(away), _BRING_AT_ONCE):
-                some = away[first : first + _BRING_AT_ONCE]
-                await asyncio.gather(*(self._arrivals.bring(account) for account in some))
-                await self._write_all(deque(some))
+            await self._bring_and_write(away)
             if not start:
                 break
             await asyncio.sleep(0)
@@ -321,12 +318,16 @@ class Imaging:
             quiet, start = await loop.run_in_executor(
                 self._writer, self._store.quiet, before, start
             )
-            for first in range(0, len(quiet), _BRING_AT_ONCE):
-                some = quiet[first : first + _BRING_AT_ONCE]
-                await asyncio.gather(*(self._arrivals.bring(account) for account in some))
-                await self._write_all(deque(some))
+            await self._bring_and_write(quiet)
             if not start:
                 return
+
+    async def _bring_and_write(self, accounts: list[int]) -> None:
+        """Writes images of accounts that are away."""
+        for first in range(0, len(accounts), _BRING_AT_ONCE):
+            some = accounts[first : first + _BRING_AT_ONCE]
+            await asyncio.gather(*(self._arrivals.bring(account) for account in some))
+            await self._write_all(deque(some))
 
     async def _write_all(self, accounts: deque[int]) -> None:
         while accounts:

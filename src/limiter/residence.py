@@ -1,8 +1,8 @@
 """Accounts on their way back into memory, behind the calls of others.
 
 What flows in: ids of accounts that calls need. What flows out: word to those calls once the account
-is in memory. A thread reads what the disk holds of it, many accounts in one go;
-the event loop then puts them together, in short steps.
+is in memory. A thread reads what the disk holds of it, many accounts in one go; the event loop then
+puts them together, in short steps.
 
 What always holds: an account is read once, however many wait for it, and they wait for no other;
 one that cannot be brought back fails their calls, and the next call tries again.

@@ -47,17 +47,16 @@ class Trimming:
     def is_due(self, now_ms: int) -> bool:
         """Whether it is time to look again: once in a sixteenth of the horizon, at most a day, or
         as soon as the journal has grown too large."""
-        if now_ms < self._next_ms and self.kept_bytes() < _FULL * self._quota_bytes:
+        is_full = self.kept_bytes() >= _FULL * self._quota_bytes
+        if now_ms < self._next_ms and not is_full:
             return False
         self._next_ms = now_ms + min(self._horizon_ms // 16, bounds.DAY_MS)
-        head_ms = self._history.instant_of(self._journal.head(self._shard))
-        return (
-            head_ms is not None and head_ms < now_ms - self._horizon_ms
-        ) or self.kept_bytes() >= _FULL * self._quota_bytes
+        head_ms = self._history.instant_of(self.head)
+        return is_full or (head_ms is not None and head_ms < now_ms - self._horizon_ms)
 
     def kept_bytes(self) -> int:
         """About how much the kept groups take on the disk."""
-        head, tail = self._journal.head(self._shard), self._journal.tail(self._shard)
+        head, tail = self.head, self._journal.tail(self._shard)
         count = tail - head + 1
         if count <= 0:
             return 0
@@ -71,7 +70,7 @@ class Trimming:
     def target(self, now_ms: int, through: int) -> int:
         """The first group that is to be kept; those up to `through` are needed by nobody. The last
         of them is kept, for the next one names its checksum."""
-        head = self._journal.head(self._shard)
+        head = self.head
         before = self._first_since(now_ms - self._horizon_ms, head, through)
         kept_bytes = self.kept_bytes()
         if kept_bytes >= _FULL * self._quota_bytes:
@@ -82,7 +81,7 @@ class Trimming:
 
     def step(self, before: int) -> bool:
         """Lets go of some groups before one; whether more are left."""
-        head = self._journal.head(self._shard)
+        head = self.head
         if head >= before:
             return False
         self._journal.trim(self._shard, min(before, head + _GROUPS_AT_ONCE))
