@@ -8,8 +8,11 @@ from limiter._messages cimport Addition, MessageCounter
 from limiter._pause cimport PauseCounter
 from limiter._subject cimport Subject
 
+cdef enum:
+    PACKED_PARTS = 4           # dimensions of a key that holds their values as they are
+
 cdef struct CounterKey:
-    # Up to four dimensions exactly (id or index plus one, 32 bits each), more by digest.
+    # Up to PACKED_PARTS dimensions exactly (id or index plus one, 32 bits each), more by digest.
     uint64_t low
     uint64_t high
 
@@ -47,6 +50,10 @@ cdef struct Undo:
 
 cdef inline bint same_key(const CounterKey* first, const CounterKey* second) noexcept nogil:
     return first.low == second.low and first.high == second.high
+
+cdef inline uint32_t key_part(const CounterKey* key, int part) noexcept nogil:
+    # The value of a dimension in a key that holds them as they are.
+    return <uint32_t>((key.low if part < 2 else key.high) >> ((part & 1) * 32))
 
 cdef void counter_free(const KindRules* kind, Counter* counter) noexcept nogil
 cdef int counter_copy(

@@ -119,7 +119,7 @@ cdef bint key_of(const KindRules* kind, const Subject* subject, CounterKey* key)
             parts[i] = subject.names[dimension].id
         if parts[i] == 0:
             return False
-    if kind.per_count <= 4:
+    if kind.per_count <= PACKED_PARTS:
         key.low = parts[0] | <uint64_t>parts[1] << 32
         key.high = parts[2] | <uint64_t>parts[3] << 32
         return True

@@ -12,7 +12,14 @@ from libc.string cimport memset
 
 from limiter._accounts cimport Account
 from limiter._core cimport Core
-from limiter._counters cimport Counter, CounterKey, KindState, expire
+from limiter._counters cimport (
+    PACKED_PARTS,
+    Counter,
+    CounterKey,
+    KindState,
+    expire,
+    key_part,
+)
 from limiter._distinct cimport DistinctCounter, Seen, distinct_members
 from limiter._index cimport DenseIndex
 from limiter._kinds cimport Kind, KindRules
@@ -26,10 +33,6 @@ from limiter._types cimport (
     MEASURE_MESSAGES,
     MEASURE_RUN,
 )
-
-cdef enum:
-    PACKED_PARTS = 4           # dimensions of a key that holds their values as they are
-
 
 cdef uint64_t mark(uint64_t first, uint64_t second, uint64_t third, uint64_t fourth) noexcept nogil:
     cdef uint64_t[4] words
@@ -60,7 +63,7 @@ cdef uint64_t key_mark(
         # only by their counts.
         return result
     for i in range(kind.per_count):
-        part = <uint32_t>((key.low if i < 2 else key.high) >> ((i & 1) * 32))
+        part = key_part(key, i)
         if kind.per[i] == DIMENSION_CONTACT or kind.per[i] == DIMENSION_ADDRESS:
             digest = digest_at(
                 &account.contacts if kind.per[i] == DIMENSION_CONTACT else &account.addresses,

@@ -22,11 +22,13 @@ from libc.string cimport memcpy, memset
 from limiter.errors import DataLoss, FailedPrecondition
 from limiter._accounts cimport Account
 from limiter._counters cimport (
+    PACKED_PARTS,
     Counter,
     CounterKey,
     KeyedCounter,
     KindState,
     expire,
+    key_part,
     make_counter,
 )
 from limiter._distinct cimport DistinctCounter, Seen, distinct_add, distinct_members
@@ -48,7 +50,6 @@ cdef enum:
     MAGIC = 0x414D494C         # "LIMA"
     VERSION = 1
     KINDS_MAX = 128            # of one account, with room
-    PACKED_PARTS = 4           # dimensions of a key that holds their values as they are
 
 cdef struct Numbering:
     # The new numbers of contacts or addresses.
@@ -134,10 +135,6 @@ cdef uint32_t get_count(Cursor* cursor, size_t each) except? 0xFFFFFFFF nogil:
 
 
 # ---------------------------------------------------------------- who is still needed
-
-
-cdef inline uint32_t key_part(const CounterKey* key, int part) noexcept nogil:
-    return <uint32_t>((key.low if part < 2 else key.high) >> ((part & 1) * 32))
 
 
 cdef inline void set_key_part(CounterKey* key, int part, uint32_t value) noexcept nogil:

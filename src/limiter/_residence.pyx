@@ -16,7 +16,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from limiter import bounds
 from limiter.errors import DataLoss
@@ -85,14 +85,19 @@ cdef uint64_t account_bytes(const Account* account) noexcept nogil:
 
 # ---------------------------------------------------------------- images
 
-def is_quiet(bytes image not None, uint64_t before):
-    """Whether the newest event that an image knows lies before a position, and yet the image says
-    more than where its account stands."""
+
+def is_quiet(uint32_t account_id, bytes image not None, uint64_t before):
+    """Whether the newest event that an account's image knows lies before a position, and yet the
+    image says more than where its account stands."""
     cdef ImageHead head
-    if PyBytes_GET_SIZE(image) < <Py_ssize_t>sizeof(ImageHead):
-        raise DataLoss("IMAGE_CORRUPT", "an account's image has no head")
-    memcpy(&head, PyBytes_AS_STRING(image), sizeof(ImageHead))
+    head_of(image, account_id, &head)
     return not head.is_bare and max(head.last_position, head.last_denial) < before
+
+
+cdef int head_of(bytes image, uint32_t account_id, ImageHead* head) except -1:
+    return image_head(
+        <const unsigned char*>PyBytes_AS_STRING(image), PyBytes_GET_SIZE(image), account_id, head
+    )
 
 
 cdef class Image:
@@ -154,12 +159,7 @@ cdef class Parcel:
         memset(&head, 0, sizeof(head))
         self.image = image_of(self.account)
         if self.image is not None:
-            image_head(
-                <const unsigned char*>PyBytes_AS_STRING(self.image),
-                PyBytes_GET_SIZE(self.image),
-                self.account,
-                &head,
-            )
+            head_of(self.image, self.account, &head)
             self.as_of_ms = head.as_of_ms
         self.chain = Chain()
         self.chain.read(events_of, self.last_position, head.last_position)

@@ -241,7 +241,7 @@ class ImageStore:
         next_start = 0
         for key, record in self._next(_account_key(start), _ACCOUNT, _SOME_BYTES):
             account = int.from_bytes(key[1:], "big")
-            if record[:1] == _PARTED or is_quiet(record[1:], before):
+            if record[:1] == _PARTED or is_quiet(account, record[1:], before):
                 found.append(account)
             next_start = account + 1
         return found, next_start

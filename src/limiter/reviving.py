@@ -1,14 +1,14 @@
-"""A state put together from disk to be looked at, without a server: from the journal alone, or from
-images and what lies behind them.
+"""From disk to a core, with images or without: for a server, or to be looked at.
 
-What flows in: a journal, and images. What flows out: a core, and whether two of them are the same:
-replaying everything must lead to what the images say.
+What flows in: a journal, and images. What flows out: a core that stands where the journal ends, and
+whether two of them are the same: replaying everything must lead to what the images say.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from limiter import errors, kinds, recovery
 from limiter._core import Core
@@ -22,12 +22,45 @@ from limiter.keys import KeyStore
 from limiter.policy import PolicyStore
 from limiter.service.revisions import Revisions
 
-__all__ = ["Revived", "compare"]
+__all__ = ["Kept", "Revived", "compare", "replay"]
 
 _SHARD = 0
 
 # Told what is being done, how much of it is done, and how much there is of it.
 _OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What images a core is put together from: its baselines, and what brings accounts back."""
+
+    baselines: Baselines
+    residence: Residence
+
+
+def replay(
+    journal: Journal,
+    shard: int,
+    core: Core,
+    revisions: Revisions,
+    on_progress: Callable[[recovery.Progress], None],
+    *,
+    kept: Kept | None = None,
+    last: int | None = None,
+) -> recovery.Recovered:
+    """Puts the newest baseline back into a core, which is new, if there is one, and replays what
+    lies behind it, up to the group `last` or the end. Blocks; as `recovery.recover` otherwise."""
+    replayer: recovery.Replayer = core
+    first = FIRST_SEQUENCE
+    if kept is not None and kept.baselines.restore():
+        replayer = kept.baselines.core
+        first = kept.baselines.core.group
+    recovered = recovery.recover(
+        journal, shard, replayer, revisions.restore, on_progress, first=first, last=last
+    )
+    if kept is not None and replayer is not core:
+        kept.residence.hold_again()
+    return recovered
 
 
 class Revived:
@@ -49,23 +82,17 @@ class Revived:
         history = History(self.core, journal, _SHARD)
         self.core.recall_from(history)
         self.policies.rely_on_history(history.begins_ms)
-        baselines: Baselines | None = None
-        residence: Residence | None = None
+        kept = None
         if images is not None:
-            residence = Residence(self.core, images, history, threading.Event)
-            restored = Baselines(self.core, revisions, images)
-            baselines = restored if restored.restore() else None
-        replayer: recovery.Replayer = self.core if baselines is None else baselines.core
-        first = FIRST_SEQUENCE if baselines is None else baselines.core.group
+            kept = Kept(
+                Baselines(self.core, revisions, images),
+                Residence(self.core, images, history, threading.Event),
+            )
 
         def report(progress: recovery.Progress) -> None:
             on_progress("replaying the journal", progress.group_count, progress.group_total)
 
-        self.recovered = recovery.recover(
-            journal, _SHARD, replayer, revisions.restore, report, first=first, last=last
-        )
-        if baselines is not None and residence is not None:
-            residence.hold_again()
+        self.recovered = replay(journal, _SHARD, self.core, revisions, report, kept=kept, last=last)
         self.core.rebuild.finish()
 
 

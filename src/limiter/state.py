@@ -23,7 +23,7 @@ from limiter.clock import Clock
 from limiter.history import History, first_position
 from limiter.image_store import ImageStore
 from limiter.imaging import Imaging
-from limiter.journal import FIRST_SEQUENCE, GroupCommitter, GroupWatch
+from limiter.journal import GroupCommitter, GroupWatch
 from limiter.keys import KeyStore
 from limiter.lapsing import Lapses
 from limiter.people import People, settle_at_start
@@ -32,6 +32,7 @@ from limiter.policy import PolicyStore
 from limiter.rebuilding import Rebuilding
 from limiter.residence import Arrivals
 from limiter.restrictions import RestrictionLog
+from limiter.reviving import Kept, replay
 from limiter.service.revisions import Revisions
 from limiter.store import LmdbJournal
 from limiter.trimming import Trimming
@@ -139,19 +140,15 @@ class State:
                 )
 
         begun_s = time.monotonic()
-        restored = self.baselines.restore()
-        replayer: recovery.Replayer = self.baselines.core if restored else self.core
-        recovered = recovery.recover(
+        recovered = replay(
             self.journal,
             self._shard,
-            replayer,
-            self.revisions.restore,
+            self.core,
+            self.revisions,
             report,
-            first=self.baselines.core.group if restored else FIRST_SEQUENCE,
+            kept=Kept(self.baselines, self.residence),
         )
         self.residence.keep_from(first_position(self.journal.head(self._shard)))
-        if restored:
-            self.residence.hold_again()
         settle_at_start(self._people_store, Suppressions(self.core), self.folder_key, go_on)
         # What was in force before is in force again from the first call on.
         self.core.rebuild.finish()
