@@ -6,22 +6,19 @@ runs one of them. A ratio of 1 or more means that the target is met.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Final
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import (
+    command,
     core,
     end_to_end,
     instructions,
@@ -65,17 +62,7 @@ def machine() -> str:
 
 def measure(names: Sequence[str], scale: float, console: Console) -> dict[str, list[Figure]]:
     """Runs the named suites one after the other."""
-    measured: dict[str, list[Figure]] = {}
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        for name in names:
-            task = progress.add_task(name, total=None)
-            measured[name] = []
-            for figure in SUITES[name](scale):
-                measured[name].append(figure)
-                progress.update(task, description=f"{name}: {figure.name}")
-            progress.remove_task(task)
-    return measured
+    return command.measure(SUITES, names, scale, lambda figure: figure.name, console)
 
 
 def tabulate(measured: dict[str, list[Figure]], title: str) -> Table:
@@ -115,23 +102,13 @@ def number(value: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the arguments ask for; 0 even where a target is missed, which the table shows."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0]
+    options = command.options_of(
+        arguments, "python -m benchmarks.report", __doc__ or "", list(SUITES), "one suite"
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full size")
-    parser.add_argument("--only", action="append", choices=sorted(SUITES), help="one suite")
-    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    options = parser.parse_args(arguments)
-    if not 0 < options.scale <= 1:
-        parser.error("--scale must be above 0 and at most 1")
-    measured = measure(options.only or list(SUITES), options.scale, Console(stderr=True))
-    if options.json:
-        plain = {name: [asdict(each) for each in figures] for name, figures in measured.items()}
-        print(json.dumps({"machine": machine(), "figures": plain}, indent=2))
-    else:
-        # A file or a pipe has no width of its own.
-        width = None if sys.stdout.isatty() else 120
-        Console(width=width).print(tabulate(measured, machine()))
+    measured = measure(options.only, options.scale, Console(stderr=True))
+    about = machine()
+    table = None if options.json else tabulate(measured, about)
+    command.show(measured, about, table, parts="figures", width=120)
     return 0
 
 

@@ -7,19 +7,16 @@ little), `--json` prints them for programs. A ratio of 1 or more means that the 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import scale_serving
+from benchmarks import command, scale_serving
 from benchmarks.report import columns_of, machine
 from benchmarks.scale_journal import journal_bytes
 from benchmarks.scale_memory import POPULATIONS, Fields, footprint, scaled
@@ -155,17 +152,7 @@ PARTS: Final[dict[str, Callable[[float], Iterator[Row]]]] = {
 
 def measure(names: Sequence[str], scale: float, console: Console) -> dict[str, list[Row]]:
     """Runs the named parts one after the other."""
-    measured: dict[str, list[Row]] = {}
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        for name in names:
-            task = progress.add_task(name, total=None)
-            measured[name] = []
-            for row in PARTS[name](scale):
-                measured[name].append(row)
-                progress.update(task, description=f"{name}: {row.figure.name}")
-            progress.remove_task(task)
-    return measured
+    return command.measure(PARTS, names, scale, lambda row: row.figure.name, console)
 
 
 def tabulate(measured: dict[str, list[Row]], title: str) -> Table:
@@ -185,23 +172,13 @@ def tabulate(measured: dict[str, list[Row]], title: str) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the arguments ask for; 0 even where a target is missed, which the table shows."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale", description=(__doc__ or "").splitlines()[0]
+    options = command.options_of(
+        arguments, "python -m benchmarks.scale", __doc__ or "", list(PARTS), "one part"
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full size")
-    parser.add_argument("--only", action="append", choices=sorted(PARTS), help="one part")
-    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    options = parser.parse_args(arguments)
-    if not 0 < options.scale <= 1:
-        parser.error("--scale must be above 0 and at most 1")
-    measured = measure(options.only or list(PARTS), options.scale, Console(stderr=True))
-    if options.json:
-        plain = {name: [asdict(row) for row in rows] for name, rows in measured.items()}
-        print(json.dumps({"machine": machine(), "parts": plain}, indent=2))
-    else:
-        # A file or a pipe has no width of its own.
-        width = None if sys.stdout.isatty() else 140
-        Console(width=width).print(tabulate(measured, machine()))
+    measured = measure(options.only, options.scale, Console(stderr=True))
+    about = machine()
+    table = None if options.json else tabulate(measured, about)
+    command.show(measured, about, table, parts="parts", width=140)
     return 0
 
 

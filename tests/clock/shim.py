@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mmap
 import struct
-import subprocess
 import time
 from pathlib import Path
 from typing import Final
+
+from tests.shims import compile_library
 
 __all__ = ["WallClock", "compile_shim"]
 
@@ -21,12 +22,7 @@ _MS: Final = 1_000_000
 
 def compile_shim(folder: Path) -> Path:
     """Compiles the shim into a folder."""
-    library = folder / "clock-shim.so"
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(library), str(_SOURCE)],
-        check=True,
-    )
-    return library
+    return compile_library(_SOURCE, folder / "clock-shim.so")
 
 
 class WallClock:

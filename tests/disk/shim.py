@@ -8,11 +8,12 @@ import errno
 import mmap
 import os
 import struct
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.shims import compile_library
 
 __all__ = [
     "FAST_FOLDER",
@@ -68,12 +69,7 @@ class Operation:
 
 def compile_shim(folder: Path) -> Path:
     """Compiles the shim into a folder."""
-    library = folder / "shim.so"
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(library), str(_SOURCE)],
-        check=True,
-    )
-    return library
+    return compile_library(_SOURCE, folder / "shim.so")
 
 
 def environment(

@@ -11,7 +11,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from limiter.v1 import (
     account_pb2,
@@ -33,8 +31,8 @@ from tests.integration import process, transports
 from tests.integration.access_requests import REQUESTS, SERVICES
 from tests.integration.process import ServerProcess
 from tests.integration.requests import assign, cap, commit_request
+from tests.integration.spans import Collector, collecting
 from tests.integration.test_metrics import page_of
-from tests.integration.test_traces import Collector
 
 pytestmark = transports.BOTH
 
@@ -101,15 +99,8 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     """Takes the spans of servers that are started meanwhile."""
-    found = Collector()
-    server = grpc.server(ThreadPoolExecutor(1))
-    add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
-    add(found, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-    yield found
-    server.stop(None).wait()
+    with collecting(monkeypatch) as found:
+        yield found
 
 
 def put_secret(message: Any, value: str, everywhere: bool) -> None:

@@ -7,13 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from limiter import errors, traces
@@ -22,6 +20,7 @@ from tests.integration import transports
 from tests.integration.inside import refused
 from tests.integration.process import PATIENCE_S, ServerProcess
 from tests.integration.requests import cap, commit_request
+from tests.integration.spans import Collector, collecting
 
 pytestmark = transports.BOTH
 
@@ -31,41 +30,11 @@ SAMPLED = f"00-{TRACE}-b7ad6b7169203331-01"
 NOT_SAMPLED = f"00-{TRACE}-b7ad6b7169203331-00"
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes what is sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[Any] = []
-
-    def Export(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the method's name
-        self.requests.append(request)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    @property
-    def spans(self) -> list[Any]:
-        """All spans, in the order of their beginnings."""
-        found = [
-            span
-            for request in self.requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-        return sorted(found, key=lambda span: int(span.start_time_unix_nano))
-
-
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     """A collector that servers send to which are started meanwhile."""
-    found = Collector()
-    server = grpc.server(ThreadPoolExecutor(1))
-    add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
-    add(found, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-    yield found
-    server.stop(None).wait()
+    with collecting(monkeypatch) as found:
+        yield found
 
 
 def attributes(span: Any) -> dict[str, str | int]:
