@@ -30,7 +30,8 @@ from limiter._event cimport (
     EVENT_UNDO,
     OFFSET_BITS,
     Event,
-    event_read,
+    GroupCursor,
+    group_next,
 )
 from limiter._fates cimport (
     FATE_HELD,
@@ -321,30 +322,15 @@ cdef class Baseline:
         number of its events: what they say of accounts is left to those who bring them back.
         Groups come in order; otherwise as `Core.replay`."""
         cdef Core core = self.core
-        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(events)
-        cdef size_t size = PyBytes_GET_SIZE(events)
-        cdef size_t offset = 0
+        cdef GroupCursor cursor
         cdef uint64_t position
         cdef Event event
-        cdef int length
-        if group_number != core.recorder.buffer.group:
-            raise DataLoss(
-                "JOURNAL_GAP",
-                f"the journal continues with group {group_number}, expected"
-                f" {core.recorder.buffer.group}",
-            )
+        core.recorder.begin_replay(group_number, events, &cursor)
         count = 0
-        while offset < size:
-            position = (group_number << OFFSET_BITS) | offset
-            length = event_read(data + offset, size - offset, position, &event)
-            if length == 0:
-                raise DataLoss(
-                    "JOURNAL_CORRUPT", f"group {group_number} holds no event at offset {offset}"
-                )
+        while group_next(&cursor, &event, &position):
             if position >= self.head.position:
                 self.scan_event(&event, position, on_revision)
                 core.recorder.appended += 1
-            offset += length
             count += 1
         core.recorder.buffer.group = group_number + 1
         return count

@@ -37,9 +37,9 @@ from limiter._event cimport (
     EVENT_OPT_OUTS,
     EVENT_REVISION,
     EVENT_UNDO,
-    OFFSET_BITS,
     Event,
-    event_read,
+    GroupCursor,
+    group_next,
 )
 from limiter._fates cimport FATE_COUNTED, FATE_LAPSED, FateRow, fates_due, fates_find, is_undone
 from limiter._judge cimport Judge
@@ -171,29 +171,14 @@ cdef class Core:
         """Applies one journalled group and returns the number of its events. Groups come in order,
         from 1. `on_revision(payload, time_ms)` is called for each change of policies, in place.
         Raises DataLoss for bytes that are not events."""
-        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(events)
-        cdef size_t size = PyBytes_GET_SIZE(events)
-        cdef size_t offset = 0
+        cdef GroupCursor cursor
         cdef uint64_t position
         cdef Event event
-        cdef int length
-        if group_number != self.recorder.buffer.group:
-            raise DataLoss(
-                "JOURNAL_GAP",
-                f"the journal continues with group {group_number}, expected"
-                f" {self.recorder.buffer.group}",
-            )
+        self.recorder.begin_replay(group_number, events, &cursor)
         replayed = 0
         self.past.replayed = events
-        while offset < size:
-            position = (group_number << OFFSET_BITS) | offset
-            length = event_read(data + offset, size - offset, position, &event)
-            if length == 0:
-                raise DataLoss(
-                    "JOURNAL_CORRUPT", f"group {group_number} holds no event at offset {offset}"
-                )
+        while group_next(&cursor, &event, &position):
             self.apply(&event, position, on_revision)
-            offset += length
             replayed += 1
         self.past.replayed = None
         self.recorder.appended += replayed

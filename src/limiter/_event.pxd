@@ -88,6 +88,14 @@ cdef inline uint32_t event_account(const uint8_t* data) noexcept nogil:
         body += 1
     return account | <uint32_t>body[0] << shift
 
+cdef struct GroupCursor:
+    # Where a reading of a group's events stands.
+    const uint8_t* data        # borrowed
+    size_t size
+    size_t offset
+    uint64_t group             # its number
+
+cdef bint group_next(GroupCursor* cursor, Event* event, uint64_t* position) except -1
 cdef void events_free(EventBuffer* buffer) noexcept nogil
 cdef uint64_t events_append(EventBuffer* buffer, const Event* event) except 0 nogil
 cdef int event_read(

@@ -32,6 +32,7 @@ from libc.stdlib cimport free, realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from limiter.errors import DataLoss
 from limiter._siphash cimport Digest
 from limiter._types cimport DIMENSION_ADDRESS, DIMENSION_CHANNEL, DIMENSION_COUNT, NO_TIME
 
@@ -328,6 +329,25 @@ cdef int event_read(
     if cursor.broken or cursor.data != cursor.end:
         return 0
     return <int>(EVENT_HEADER_BYTES + length)
+
+
+cdef bint group_next(GroupCursor* cursor, Event* event, uint64_t* position) except -1:
+    # Reads the next event of a group, and says where it is; False behind the last one. Raises
+    # DataLoss for bytes that are no event.
+    cdef int length
+    if cursor.offset >= cursor.size:
+        return False
+    position[0] = (cursor.group << OFFSET_BITS) | cursor.offset
+    length = event_read(
+        cursor.data + cursor.offset, cursor.size - cursor.offset, position[0], event
+    )
+    if length == 0:
+        raise DataLoss(
+            "JOURNAL_CORRUPT",
+            f"group {cursor.group} holds no event at offset {cursor.offset}",
+        )
+    cursor.offset += length
+    return True
 
 
 # ---------------------------------------------------------------- looking inside

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from limiter._accounts cimport Account, Accounts
-from limiter._event cimport Event, EventBuffer
+from limiter._event cimport Event, EventBuffer, GroupCursor
 from limiter._subject cimport Subject
 from limiter._types cimport Decision, Slice
 
@@ -15,6 +15,9 @@ cdef class Recorder:
     cdef int64_t last_event_ms
 
     cdef object take_group(self)
+    cdef int begin_replay(
+        self, uint64_t group_number, bytes events, GroupCursor* cursor
+    ) except -1
     cdef uint64_t append(self, const Event* event) except 0
     cdef uint32_t journalled_id(self, uint32_t id) except 0
     cdef uint32_t journalled_text(self, Slice text) except? 0

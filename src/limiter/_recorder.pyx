@@ -7,12 +7,20 @@ it, and ids are defined in their order.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from limiter.errors import DataLoss
 from limiter._accounts cimport Account, Accounts
-from limiter._event cimport EVENT_DENIAL, EVENT_NAME, Event, events_append, events_free
+from limiter._event cimport (
+    EVENT_DENIAL,
+    EVENT_NAME,
+    Event,
+    GroupCursor,
+    events_append,
+    events_free,
+)
 from limiter._names cimport NameRow, names_insert
 from limiter._siphash cimport siphash64
 from limiter._subject cimport Name, Subject
@@ -50,6 +58,22 @@ cdef class Recorder:
         self.buffer.count = 0
         self.buffer.group += 1
         return taken
+
+    cdef int begin_replay(
+        self, uint64_t group_number, bytes events, GroupCursor* cursor
+    ) except -1:
+        # Begins to read a journalled group, which must outlive that. Raises DataLoss unless it is
+        # the next one.
+        if group_number != self.buffer.group:
+            raise DataLoss(
+                "JOURNAL_GAP",
+                f"the journal continues with group {group_number}, expected {self.buffer.group}",
+            )
+        cursor.data = <const uint8_t*>PyBytes_AS_STRING(events)
+        cursor.size = PyBytes_GET_SIZE(events)
+        cursor.offset = 0
+        cursor.group = group_number
+        return 0
 
     cdef uint64_t append(self, const Event* event) except 0:
         cdef uint64_t position = events_append(&self.buffer, event)
