@@ -40,6 +40,8 @@ cdef struct Addition:
 
 # Of rings, for whoever keeps instants in one.
 cdef int ring_push(Ring* ring, int64_t at_ms, int64_t count) except -1 nogil
+cdef uint32_t ring_place(const Ring* ring, int64_t at_ms) noexcept nogil
+cdef int ring_insert(Ring* ring, uint32_t place, int64_t at_ms, int64_t count) except -1 nogil
 cdef int ring_copy(Ring* ring, const Ring* original) except -1 nogil
 
 cdef inline Entry* entry_at(const Ring* ring, uint32_t position) noexcept nogil:

@@ -28,6 +28,8 @@ from limiter._messages cimport (
     Summed,
     entry_at,
     ring_copy,
+    ring_insert,
+    ring_place,
     ring_pop,
     ring_push,
 )
@@ -190,13 +192,12 @@ cdef int pause_put_in(
             counter.older.count += count
             counter.older.first_ms = min(counter.older.first_ms, at_ms)
     else:
-        ring_push(newest, at_ms, count)
-        place = newest.size - 1
-        while place and entry_at(newest, place - 1).at_ms > at_ms:
-            entry_at(newest, place)[0] = entry_at(newest, place - 1)[0]
-            place -= 1
-        entry_at(newest, place).at_ms = at_ms
-        entry_at(newest, place).count = count
+        place = ring_place(newest, at_ms)
+        if place < newest.size and entry_at(newest, place).at_ms == at_ms:
+            # One entry for an instant: an undo takes out of one what may have been put in by turns.
+            entry_at(newest, place).count += count
+        else:
+            ring_insert(newest, place, at_ms, count)
         if newest.size > EXACT_INSTANTS:
             sum_oldest(counter, window)
     tell_run(counter, window, now_ms)

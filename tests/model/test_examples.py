@@ -456,6 +456,25 @@ def test_a_new_pause_finds_a_run_that_is_longer_than_it_lasts(pair: Pair) -> Non
     assert outcome(pair.commit(commit("ben"))) == ALLOWED
 
 
+def test_a_new_pause_knows_what_went_at_one_instant(pair: Pair) -> None:
+    """Of it a hold lapses, and the rest stays."""
+    pair.commit(commit("ana"))
+    held = commit("ana")
+    held.attempt.message_count = 7
+    held.hold_duration.FromMilliseconds(999)
+    pair.commit(held)
+    inline = policy_pb2.Limit(
+        limit_id="break",
+        pause=policy_pb2.Pause(after_count=5),
+        enforcement=policy_pb2.ENFORCEMENT_ENFORCED,
+    )
+    inline.pause.duration.FromMilliseconds(MINUTE_MS)
+    request = commit("ben", inline=[inline])
+    assert outcome(pair.commit(request)) == DENIED
+    pair.advance(999)
+    assert outcome(pair.commit(request)) == ALLOWED
+
+
 def test_a_new_kind_leaves_out_what_was_undone_and_takes_in_what_was_recorded(pair: Pair) -> None:
     assign_everywhere(pair)
     answers = [pair.commit(commit(contact)) for contact in ("ana", "ben", "ana", "cleo")]

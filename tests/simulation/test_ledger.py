@@ -56,7 +56,13 @@ def test_what_was_acknowledged_is_not_denied(ledger: Ledger) -> None:
     asked = call()
     ledger.note(asked, reply(1))
     with pytest.raises(AssertionError, match="is denied"):
-        ledger.note(asked, reply(0, outcome=DENIED))
+        ledger.note(asked, reply(0, NOW_MS + 1, outcome=DENIED))
+
+
+def test_a_denial_from_before_the_acknowledgement_may_come_late(ledger: Ledger) -> None:
+    asked = call()
+    ledger.note(asked, reply(1))
+    ledger.note(asked, reply(0, NOW_MS - 1, outcome=DENIED))
 
 
 def test_an_id_is_forgotten_after_a_day(ledger: Ledger) -> None:
