@@ -199,6 +199,10 @@ cdef class Baseline:
 
     # ------------------------------------------------------------ putting back
 
+    def begin_after(self, int64_t instant_ms):
+        """No instant lies before that one."""
+        self.core.recorder.last_event_ms = max(self.core.recorder.last_event_ms, instant_ms)
+
     def restore(self, bytes packed not None):
         """Begins to put a baseline back into the core, which is new: its head. Raises
         FailedPrecondition for a version that is not known here."""
@@ -217,7 +221,7 @@ cdef class Baseline:
             )
         if <size_t>PyBytes_GET_SIZE(packed) != sizeof(BaselineHead):
             raise malformed("its head")
-        self.core.recorder.last_event_ms = self.head.last_event_ms
+        self.begin_after(self.head.last_event_ms)
         self.core.recorder.appended = self.head.appended
         self.core.recorder.buffer.group = self.head.position >> OFFSET_BITS
         self.core.requests.head = self.head.request_end

@@ -327,8 +327,13 @@ cdef class Residence(Carrier):
         # One that is under way comes too late.
         self.expected.pop(id, None)
         parcel = self.request(id)
-        with self.history.reading() as events_of:
-            parcel.read(self.images.get, events_of)
+        try:
+            with self.history.reading() as events_of:
+                parcel.read(self.images.get, events_of)
+        except BaseException:
+            # Whoever comes next asks for it again.
+            self.drop(parcel)
+            raise
         while not self.take_in(parcel, <uint32_t>-1):
             pass
         return self.core.accounts.known(id)

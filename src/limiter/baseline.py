@@ -129,7 +129,9 @@ class Baselines:
 
     def restore(self) -> bool:
         """Puts the newest baseline back into the core, which is new; whether there is one. What
-        lies behind it is to be scanned. Raises DataLoss where it is damaged."""
+        lies behind it is to be scanned. With one or without, no instant lies before one by which an
+        image was written. Raises DataLoss where it is damaged."""
+        self.core.begin_after(self._store.as_of_ms())
         record = self._store.baseline()
         if record is None:
             return False
@@ -160,15 +162,15 @@ class Baselines:
         return True
 
     def take(self) -> Iterator[list[Record]]:
-        """Yields what a baseline of now consists of, in pieces. They may be written once everything
-        that has been appended up to the first step is durable, in any number of transactions, but
-        in this order; once all of it is, `is_written` is to be called. Each step is a short one;
-        between them the core may go on."""
+        """Yields what a baseline of now consists of, in pieces, but for the head. They may be
+        written once everything that has been appended up to the first step is durable, in any
+        number of transactions, but in this order. Each step is a short one; between them the core
+        may go on, and the pieces say how far accounts have gone by then."""
         self.core.begin()
         generation = self._generation + 1
         held = self.core.held_rows()
         pending = self._revisions.pending()
-        self._taken = taken = _Taken(generation, self._revision_count + len(pending), len(pending))
+        self._taken = _Taken(generation, self._revision_count + len(pending), len(pending))
         yield []
         for first in range(self._name_count + 1, self.core.name_count + 1, _PIECE_ROWS):
             yield [(piece_key(_NAMES, first), self.core.names(first, _PIECE_ROWS))]
@@ -191,17 +193,21 @@ class Baselines:
         for time_ms, payload in pending:
             yield [(piece_key(_REVISIONS, ordinal), _REVISION.pack(time_ms) + payload)]
             ordinal += 1
-        yield [
-            (piece_key(_HELD, generation << _GENERATION_SHIFT), held),
-            self._store.baseline_record(
-                _HEAD.pack(generation, taken.revision_count) + self.core.packed
-            ),
-        ]
+        yield [(piece_key(_HELD, generation << _GENERATION_SHIFT), held)]
+
+    def head(self) -> list[Record]:
+        """What makes the baseline whose pieces `take` has yielded the newest one: to be written
+        last, once everything appended up to the last step is durable; then `is_written` is to be
+        called."""
+        taken = self._taken
+        assert taken is not None
+        head = _HEAD.pack(taken.generation, taken.revision_count) + self.core.packed
+        return [self._store.baseline_record(head)]
 
     def is_written(self) -> None:
-        """All that the last `take` has yielded is durable: from now on that baseline is the newest
-        one, and the next one goes on from it. Until then nothing counts on it, for a write may
-        fail."""
+        """All that the last `take` has yielded is durable, and the head: from now on that baseline
+        is the newest one, and the next one goes on from it. Until then nothing counts on it, for a
+        write may fail."""
         taken, self._taken = self._taken, None
         assert taken is not None
         self._generation = taken.generation

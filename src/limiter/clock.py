@@ -150,7 +150,7 @@ def check_start(wall_ms: int, last_event_ms: int, accept_clock: bool = False) ->
     raise errors.FailedPrecondition(
         "CLOCK_IMPLAUSIBLE",
         f"the system clock says {format_instant(wall_ms)}, which is "
-        f"{abs(difference_ms) / bounds.DAY_MS:.2f} days {where} the last recorded decision "
+        f"{abs(difference_ms) / bounds.DAY_MS:.2f} days {where} the last recorded instant "
         f"({format_instant(last_event_ms)}): set the clock, or start with --accept-clock if it is "
         f"right ({then})",
     )

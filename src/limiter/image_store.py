@@ -8,6 +8,7 @@ slice at a time. What flows out: the same records, checked.
     piece kind number        pieces of baselines
     account id               an account's image, whole, or how many parts it has
     part id generation part  parts of a large one
+    clock                    the latest instant by which any image was written
 
 What always holds:
 
@@ -43,6 +44,7 @@ _BASELINE_KEY: Final = b"\x01"
 _PIECE: Final = b"\x02"
 _ACCOUNT: Final = b"\x03"
 _PART: Final = b"\x04"
+_CLOCK_KEY: Final = b"\x05"
 
 # Magic, format version, shard, mark of the digest key.
 _META: Final = struct.Struct("<8sII16s")
@@ -55,6 +57,8 @@ _CHECKSUM: Final = struct.Struct("<I")
 _WHOLE: Final = b"\x00"
 _PARTED: Final = b"\x01"
 _PARTS: Final = struct.Struct("<IIQ")
+
+_INSTANT: Final = struct.Struct("<q")
 
 # Records, and keys, that are looked at in one go.
 _SOME_BYTES: Final = 256 * 1024
@@ -145,6 +149,17 @@ class ImageStore:
             raise errors.Unavailable(
                 "IMAGES_UNAVAILABLE", f"the images {self._path} cannot be written: {error}"
             ) from error
+
+    def as_of_ms(self) -> int:
+        """The latest instant by which any image was written, which no instant may lie before; 0
+        where there is none, or where a version has written that did not tell."""
+        record = self._read(_CLOCK_KEY)
+        return 0 if record is None else int(_INSTANT.unpack(record)[0])
+
+    @staticmethod
+    def clock_record(now_ms: int) -> Record:
+        """What tells by which instant images were written: to be written with them."""
+        return _CLOCK_KEY, _INSTANT.pack(now_ms)
 
     # --- baselines --------------------------------------------------------------------------------
 

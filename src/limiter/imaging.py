@@ -225,7 +225,7 @@ class Imaging:
                 else:
                     await self._save_parts(image)
             if small:
-                await self._put(small)
+                await self._put([*small, self._clock_record()])
             is_saved = True
         finally:
             for image in images:
@@ -238,11 +238,15 @@ class Imaging:
             part = image.part(number * _SLICE_BYTES, _SLICE_BYTES)
             record = self._store.part_record(image.account, generation, number, part)
             await self._put([record])
-        await self._put(
-            [self._store.parted_record(image.account, generation, part_count, len(image))]
-        )
+        whole = self._store.parted_record(image.account, generation, part_count, len(image))
+        await self._put([whole, self._clock_record()])
         while old := self._store.other_parts(image.account, generation, 256):
             await self._put(old)
+
+    def _clock_record(self) -> Record:
+        """Goes with images, which leave out what has left its window by now: a start whose clock is
+        behind begins there."""
+        return self._store.clock_record(self._core.last_event_ms)
 
     async def _put(self, records: list[Record]) -> None:
         """One transaction, and a rest."""
@@ -271,6 +275,9 @@ class Imaging:
         next(steps)
         await self._committer.wait()
         await self._put_all(steps)
+        # Accounts have gone on meanwhile, and where they stand is in it.
+        await self._committer.wait()
+        await self._put(self._baselines.head())
         self._baselines.is_written()
         self._covered_events = covered
         await self._put_all(self._baselines.obsolete())

@@ -218,7 +218,7 @@ class TestWrongAtTheStart:
         wall.set_off(-bounds.HOUR_MS)
         said = self.refused(tmp_path / "data")
         assert "FAILED_PRECONDITION CLOCK_IMPLAUSIBLE" in said
-        assert "0.04 days behind the last recorded decision" in said
+        assert "0.04 days behind the last recorded instant" in said
         assert "start with --accept-clock if it is right" in said
         times = Times()
         with serving(tmp_path / "data", accept_clock=True) as server:
@@ -243,7 +243,7 @@ class TestWrongAtTheStart:
         wall.set_off(YEAR_MS)
         said = self.refused(tmp_path / "data")
         assert "FAILED_PRECONDITION CLOCK_IMPLAUSIBLE" in said
-        assert "365.00 days ahead of the last recorded decision" in said
+        assert "365.00 days ahead of the last recorded instant" in said
         assert "all that was counted until then leaves its windows" in said
         times = Times()
         with serving(tmp_path / "data", accept_clock=True) as server:
@@ -254,7 +254,7 @@ class TestWrongAtTheStart:
         times.check()
         # Back in the present: the journal is a year ahead now.
         wall.set_off(0)
-        assert "days behind the last recorded decision" in self.refused(tmp_path / "data")
+        assert "days behind the last recorded instant" in self.refused(tmp_path / "data")
         with serving(tmp_path / "data", accept_clock=True) as server:
             decision = server.decisions.Commit(commit_request("a", "still too many")).decision
             assert decision.outcome == decision_pb2.OUTCOME_DENIED

@@ -68,9 +68,7 @@ class ImageDriver(CoreDriver):
             if not start:
                 break
         if self._dice.random() < 0.1:
-            for records in self._baselines.take():
-                self._images.write(records)
-            self._baselines.is_written()
+            self.take_baseline()
             for records in self._baselines.obsolete():
                 self._images.write(records)
         for _ in range(2):
@@ -85,7 +83,8 @@ class ImageDriver(CoreDriver):
         if isinstance(image, Still):
             image.write()
             self._residence.go_on(image)
-        self._images.write([self._images.whole_record(account, image.part(0, len(image)))])
+        whole = self._images.whole_record(account, image.part(0, len(image)))
+        self._images.write([whole, self._images.clock_record(self._core.last_event_ms)])
         self._residence.written(image, True)
 
     def _decide(self, ask: Callable[[bytes, int], Reply], request: Message) -> Reply:
@@ -135,8 +134,13 @@ class ImageDriver(CoreDriver):
         assert not start
         for account in here:
             self._write(account)
+        self.take_baseline()
+
+    def take_baseline(self) -> None:
+        """Takes a baseline, all at once."""
         for records in self._baselines.take():
             self._images.write(records)
+        self._images.write(self._baselines.head())
         self._baselines.is_written()
 
     def image_sizes(self) -> list[int]:

@@ -4,10 +4,13 @@ restart begins with images; properties has the words."""
 from __future__ import annotations
 
 import random
+from unittest import mock
 
+import pytest
 from google.protobuf import json_format
 from hypothesis import given
 
+from limiter import errors
 from limiter.v1 import attempt_pb2, decision_service_pb2, policy_pb2
 from tests.model import properties
 from tests.model.driver import CoreDriver, Driver
@@ -64,9 +67,7 @@ def test_a_baseline_that_was_never_written_is_not_counted_on() -> None:
     first = driver.commit(requests[0])
     assert list(driver._baselines.take())
     second = driver.commit(requests[1])
-    for records in driver._baselines.take():
-        driver._images.write(records)
-    driver._baselines.is_written()
+    driver.take_baseline()
     driver.restart()
     for request, answered in zip(requests, (first, second), strict=True):
         again = driver.commit(request)
@@ -144,6 +145,39 @@ def test_whoever_is_counted_nowhere_loses_his_number_and_nothing_else() -> None:
     assert imaged.core.account_count == 0
     # A thousand people and more have been written to, a few dozen of them within the windows.
     assert max(imaged.image_sizes()) < 10_000
+
+
+def test_a_start_goes_on_from_the_instant_by_which_images_were_written() -> None:
+    """Whatever the journal knows, and before anybody is brought back."""
+    driver = ImageDriver(1_700_000_000_000)
+    request = decision_service_pb2.CommitRequest(
+        attempt=attempt_pb2.Attempt(account="acme", contact="ana")
+    )
+    driver.commit(request)
+    driver.set_clock(driver.now_ms + 86_400_000)
+    driver.write_all()
+    for _ in range(2):
+        driver.restart()
+        assert driver.core.last_event_ms == driver.now_ms
+        assert driver.core.account_count == 0
+
+
+def test_whoever_could_not_be_read_is_asked_for_again() -> None:
+    driver = ImageDriver(1_700_000_000_000)
+    request = decision_service_pb2.CommitRequest(
+        attempt=attempt_pb2.Attempt(account="acme", contact="ana"), request_id="once"
+    )
+    driver.commit(request)
+    driver.write_all()
+    driver.restart()
+    (account,) = driver._images.accounts()
+    with (
+        mock.patch.object(driver, "reading", side_effect=errors.Unavailable("A", "a disk fails")),
+        pytest.raises(errors.Unavailable),
+    ):
+        driver._residence.bring_now(account)
+    assert driver._residence.request(account) is not None
+    assert driver.commit(request).replayed
 
 
 def test_a_clock_that_is_set_back_brings_nobody_back_who_has_left() -> None:

@@ -503,16 +503,12 @@ class History:
         self.tell(f"of writes of images {self.images.failing_percent} % fail")
 
     def _set_wall(self, spread_us: int) -> None:
-        if self._choose.one_in(5) and self.keeping is None:
+        if self._choose.one_in(5):
             self.machine.stop_wall()
             self.tell("the wall clock stands still")
             return
         errors_ms = (0, 0, 1, 999, -MINUTE_MS, 5 * MINUTE_MS, -HOUR_MS, DAY_MS, -DAY_MS)
         error_ms = self._choose.pick((*errors_ms, 366 * DAY_MS, -900 * DAY_MS))
-        if self.keeping is not None and error_ms * 1_000 < self.machine.error_us:
-            # An image leaves out what has left its window, and a start whose clock is behind the
-            # one that it was written by would want it back: not told of here.
-            return
         self.machine.set_wall(error_ms * 1_000)
         self.tell(f"the wall clock is {error_ms} ms wrong")
 
