@@ -89,6 +89,12 @@ cdef class Baseline:
         self.head.undone_first = core.past.fates.forgotten_count
         self.head.undone_end = core.past.fates.forgotten_count + core.past.fates.undone_size
 
+    def leave_out_forgotten(self):
+        """What was forgotten since the head was fixed is in none of the pieces, or need not be."""
+        cdef Core core = self.core
+        self.head.request_first = min(core.requests.head, self.head.request_end)
+        self.head.undone_first = min(core.past.fates.forgotten_count, self.head.undone_end)
+
     @property
     def group(self):
         """The group that the head's position lies in: those before it are known whole."""

@@ -201,6 +201,7 @@ class Baselines:
         called."""
         taken = self._taken
         assert taken is not None
+        self.core.leave_out_forgotten()
         head = _HEAD.pack(taken.generation, taken.revision_count) + self.core.packed
         return [self._store.baseline_record(head)]
 

@@ -244,9 +244,9 @@ class Imaging:
             await self._put(old)
 
     def _clock_record(self) -> Record:
-        """Goes with images, which leave out what has left its window by now: a start whose clock is
-        behind begins there."""
-        return self._store.clock_record(self._core.last_event_ms)
+        """Goes with images and baselines, which leave out what has left its window by now, or is
+        forgotten: a start whose clock is behind begins there."""
+        return self._store.clock_record(max(self._core.last_event_ms, self._clock.now_ms()))
 
     async def _put(self, records: list[Record]) -> None:
         """One transaction, and a rest."""
@@ -277,7 +277,7 @@ class Imaging:
         await self._put_all(steps)
         # Accounts have gone on meanwhile, and where they stand is in it.
         await self._committer.wait()
-        await self._put(self._baselines.head())
+        await self._put([*self._baselines.head(), self._clock_record()])
         self._baselines.is_written()
         self._covered_events = covered
         await self._put_all(self._baselines.obsolete())

@@ -75,6 +75,34 @@ def test_a_baseline_that_was_never_written_is_not_counted_on() -> None:
         assert again.commit_id == answered.commit_id
 
 
+def test_a_baseline_leaves_out_what_is_forgotten_while_it_is_written() -> None:
+    hour_ms, start_ms = 3_600_000, 1_700_000_000_000
+    driver = ImageDriver(start_ms)
+    request = decision_service_pb2.CommitRequest(
+        attempt=attempt_pb2.Attempt(account="acme", contact="ana"), request_id="id-0"
+    )
+    driver.commit(request)
+    driver.take_baseline()
+    for number in (1, 2):
+        driver.set_clock(start_ms + number * hour_ms)
+        request.request_id = f"id-{number}"
+        driver.commit(request)
+    pieces = driver._baselines.take()
+    next(pieces)
+    # The first two are a day old by now.
+    driver.set_clock(start_ms + 25 * hour_ms)
+    request.request_id = "id-3"
+    driver.commit(request)
+    for records in pieces:
+        driver._images.write(records)
+    driver._images.write(driver._baselines.head())
+    driver._baselines.is_written()
+    driver.restart()
+    for number in range(4):
+        request.request_id = f"id-{number}"
+        assert driver.commit(request).replayed == (number >= 2)
+
+
 # Limits of every kind of counter, with keys that hold contacts and addresses.
 _POLICY = {
     "name": "policies/all",
